@@ -1,0 +1,1 @@
+"""The gateway: questions in, grounded answers out, as a stream."""

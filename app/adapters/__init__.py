@@ -1,0 +1,1 @@
+"""Implementations of the ports that reach over the network, one file per outside thing."""

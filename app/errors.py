@@ -1,0 +1,69 @@
+"""Every error the gateway answers with, drawn as one tree.
+
+PharosError
+├── InvalidRequest          422  the caller can fix it
+│   ├── UnknownTopic        422
+│   └── PromptTooLong       413
+├── Overloaded              503  a queue is full, or the gateway is shutting down
+├── DeadlineExceeded        504  not finished in the time the request had
+├── ModelServiceDown        503  app_llm cannot be reached or is not ready
+├── ModelServiceFailed      502  app_llm answered, but not with what it should
+├── StoreDown               503  Milvus cannot be reached
+└── StoreFailed             502  Milvus answered with an error
+
+`status`, `code`, `title` and `retryable` of the class are the whole table; `app/routes/problems.py` writes them as
+RFC 9457 problem bodies. Adapters translate what their library raises with `raise … from exc`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PharosError(Exception):
+    """Base of all of them. `detail` is for the caller: it says what to do, and never holds internals."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidRequest(PharosError):
+    status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class UnknownTopic(InvalidRequest):
+    code, title = "unknown_topic", "No documents under this topic"
+
+
+class PromptTooLong(InvalidRequest):
+    status, code, title = 413, "prompt_too_long", "The prompt does not fit the model's context window"
+
+
+class Overloaded(PharosError):
+    status, code, title, retryable = 503, "overloaded", "The gateway has as much work as it may hold", True
+
+
+class DeadlineExceeded(PharosError):
+    status, code, title, retryable = 504, "deadline_exceeded", "The request's time ran out", True
+
+
+class ModelServiceDown(PharosError):
+    status, code, title, retryable = 503, "model_service_down", "The model service cannot be reached", True
+
+
+class ModelServiceFailed(PharosError):
+    status, code, title, retryable = 502, "model_service_failed", "The model service failed", True
+
+
+class StoreDown(PharosError):
+    status, code, title, retryable = 503, "store_down", "The vector store cannot be reached", True
+
+
+class StoreFailed(PharosError):
+    status, code, title, retryable = 502, "store_failed", "The vector store failed", True

@@ -1,0 +1,1 @@
+"""HTTP to domain and back, one file per resource."""

@@ -1,0 +1,224 @@
+"""POST /ask: a question in, an answer with its sources out, whole or as a stream of events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from starlette.responses import Response
+
+from app.asking import AskEvent, AskRequest, Done, Sources, Text
+from app.errors import InvalidRequest, PharosError
+from app.routes import sse
+from app.routes.disconnect import ClientGone, unless_disconnected
+from app.routes.problems import problem_of, request_id_of
+from app.settings import Settings
+from contracts import wire
+from contracts.types import Passage, Sampling, Timings, Usage
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx' status for a client that went away; nobody receives it, but metrics and logs do."""
+
+
+class AskBody(BaseModel):
+    """What POST /ask takes."""
+
+    model_config = ConfigDict(extra="forbid")
+    question: str = Field(
+        description="The question, in natural language.", examples=["How much did Corvane Foods pay for Lund & Tarn?"]
+    )
+    topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["business"])
+    topics: list[str] | None = Field(
+        default=None, min_length=1, max_length=64, description="Answer from these topics only.", examples=[["business"]]
+    )
+    top_k: int = Field(default=5, ge=1, description="How many passages to look at.", examples=[5])
+    max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.", examples=[128])
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 always picks the likeliest token.", examples=[0])
+    stream: bool = Field(default=False, description="Answer as server-sent events, token by token.", examples=[False])
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("is empty; ask something")
+        return question.strip()
+
+    @model_validator(mode="after")
+    def _one_way_to_say_topics(self) -> AskBody:
+        if self.topic is not None and self.topics is not None:
+            raise ValueError("give 'topic' or 'topics', not both")
+        return self
+
+
+class Source(msgspec.Struct, frozen=True):
+    """One passage the answer was made from; source i is cited as [i + 1]."""
+
+    id: str
+    document_id: str
+    title: str
+    topic: str
+    date: str
+    score: float
+    text: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The JSON answer of POST /ask."""
+
+    answer: str
+    sources: list[Source]
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+    request_id: str
+
+
+class AskUseCase(Protocol):
+    """What this route needs: `app.asking.Asker`, or a wrapper around it."""
+
+    def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]: ...
+
+
+ANSWER_EXAMPLE = {
+    "answer": "Corvane Foods paid 412 million euros [1].",
+    "sources": [
+        {
+            "id": "5f0c…-0",
+            "document_id": "5f0c…",
+            "title": "Corvane buys Lund & Tarn",
+            "topic": "business",
+            "date": "2025-03-14",
+            "score": 0.71,
+            "text": "…",
+        }
+    ],
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 611, "completion_tokens": 14},
+    "timings": {
+        "queue": 0.001,
+        "encode": 0.012,
+        "search": 0.009,
+        "time_to_first_token": 0.4,
+        "generate": 0.9,
+        "total": 0.93,
+    },
+    "request_id": "0c9f…",
+}
+
+
+def router(asker: AskUseCase, settings: Settings) -> APIRouter:
+    """The route, around the use case."""
+    routes = APIRouter(tags=["ask"])
+
+    @routes.post(
+        "/ask",
+        summary="Ask a question",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The answer; with `stream` or `Accept: text/event-stream` the events `sources`, "
+                "`token`… and one of `done` and `error`, after a first `meta`.",
+                "content": {wire.JSON: {"example": ANSWER_EXAMPLE}, sse.MEDIA_TYPE: {}},
+            },
+            422: {"description": "The request is not valid.", "content": {wire.PROBLEM: {}}},
+            503: {"description": "Busy, or a part is down; see Retry-After.", "content": {wire.PROBLEM: {}}},
+        },
+    )
+    async def ask(body: AskBody, request: Request) -> Response:
+        asked = _ask_request(body, request_id_of(request), settings)
+        events = asker.ask(asked)
+        try:
+            if body.stream or sse.MEDIA_TYPE in request.headers.get("accept", ""):
+                # Until the engine has the prompt nothing is sent, so that failures still have their own status.
+                first = await unless_disconnected(request.receive, anext(events))
+                return sse.EventStream(_chunks(asked.request_id, first, events), settings.ping_seconds)
+            answer = await unless_disconnected(request.receive, _whole(asked.request_id, events))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(msgspec.json.encode(answer), media_type=wire.JSON)
+
+    return routes
+
+
+def _ask_request(body: AskBody, request_id: str, settings: Settings) -> AskRequest:
+    """The body as a question, within the limits that are settings. Raises InvalidRequest."""
+    if len(body.question) > settings.question_chars_max:
+        raise InvalidRequest(
+            f"question: has {len(body.question):,} characters; at most {settings.question_chars_max:,} are allowed"
+        )
+    if body.top_k > settings.top_k_max:
+        raise InvalidRequest(f"top_k: is {body.top_k}; at most {settings.top_k_max} is allowed")
+    max_tokens = body.max_tokens or settings.max_tokens
+    if max_tokens > settings.max_tokens_max:
+        raise InvalidRequest(f"max_tokens: is {max_tokens:,}; at most {settings.max_tokens_max:,} is allowed")
+    topics = [body.topic] if body.topic is not None else body.topics or []
+    return AskRequest(
+        request_id=request_id,
+        question=body.question,
+        topics=tuple(dict.fromkeys(topics)),
+        top_k=body.top_k,
+        sampling=Sampling(max_tokens=max_tokens, temperature=body.temperature),
+    )
+
+
+async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Answer:
+    passages: tuple[Passage, ...] = ()
+    pieces: list[str] = []
+    done: Done | None = None
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Sources():
+                    passages = event.passages
+                case Text():
+                    pieces.append(event.text)
+                case Done():
+                    done = event
+    assert done is not None, "the stream of events ended without Done"
+    return Answer(
+        answer="".join(pieces).strip(),
+        sources=[_source(passage) for passage in passages],
+        finish_reason=done.finish_reason,
+        usage=done.usage,
+        timings=done.timings,
+        request_id=request_id,
+    )
+
+
+async def _chunks(
+    request_id: str, first: AskEvent, events: AsyncGenerator[AskEvent, None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        yield sse.event("meta", {"request_id": request_id}) + _sse_of(first)
+        try:
+            async for event in events:
+                yield _sse_of(event)
+        except PharosError as error:
+            yield sse.event("error", problem_of(error, request_id))
+
+
+def _sse_of(event: AskEvent) -> bytes:
+    match event:
+        case Text():
+            return sse.event("token", {"text": event.text})
+        case Sources():
+            return sse.event("sources", {"sources": [_source(passage) for passage in event.passages]})
+        case Done():
+            data = {"finish_reason": event.finish_reason, "usage": event.usage, "timings": event.timings}
+            return sse.event("done", data)
+
+
+def _source(passage: Passage) -> Source:
+    return Source(
+        id=passage.id,
+        document_id=passage.document_id,
+        title=passage.title,
+        topic=passage.topic,
+        date=passage.date,
+        score=round(passage.score, 4),
+        text=passage.text,
+    )

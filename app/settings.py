@@ -1,0 +1,48 @@
+"""Everything that can be set about the gateway, from the environment (`PHAROS_…`) or `.env`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Built once, in `app/__main__.py`, and passed in. Units are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="PHAROS_", env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address the gateway listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the gateway listens on.")
+    model_url: str = Field("http://127.0.0.1:8080", description="Address of the model service (app_llm).")
+    milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus: Lite, Standalone or a cluster.")
+    milvus_token: str = Field("", description="user:password or API key of Milvus, where it wants one.")
+    collection: str = Field("news", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$", description="Milvus collection.")
+
+    question_chars_max: int = Field(2000, ge=1, description="Longer questions are refused.")
+    top_k_max: int = Field(20, ge=1, le=1000, description="Most passages a question may ask for.")
+    max_tokens: int = Field(256, ge=1, description="Answer length when a request does not say.")
+    max_tokens_max: int = Field(2048, ge=1, description="Longest answer a request may ask for.")
+    prompt_tokens: int = Field(
+        1024, ge=128, description="Prompt budget. Reading 1,024 tokens takes 3 s on 2 CPU cores; raise it on a GPU."
+    )
+    min_score: float = Field(
+        0.25, ge=-1, le=1, description="Cosine similarity below which a passage is not relevant (docs/benchmarks.md)."
+    )
+
+    encode_batch_items: int = Field(64, ge=1, description="Most questions in one /encode.")
+    encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")
+    search_batch_items: int = Field(64, ge=1, description="Most questions in one Milvus search.")
+    search_in_flight: int = Field(4, ge=1, description="Concurrent Milvus searches.")
+    generate_batch_items: int = Field(64, ge=1, description="Most prompts in one /generate.")
+    generate_in_flight: int = Field(4, ge=1, description="Concurrent submissions (not streams).")
+    queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the three; beyond it 503.")
+
+    model_connect_timeout_seconds: float = Field(1.0, gt=0, description="To reach the model service.")
+    model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of the model service.")
+    model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
+    milvus_timeout_seconds: float = Field(5.0, gt=0, description="For one Milvus call.")
+    topics_ttl_seconds: float = Field(10.0, ge=0, description="How old the counts of GET /topics may be.")
+    retry_after_seconds: int = Field(2, ge=1, description="Retry-After of a 502 or 503.")
+    ping_seconds: float = Field(15.0, gt=0, description="A comment keeps a silent event stream open this often.")
+    shutdown_grace_seconds: int = Field(20, ge=0, description="Time running answers have to finish on SIGTERM.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least severity logged.")

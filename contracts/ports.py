@@ -1,0 +1,49 @@
+"""The architecture on one page: what the gateway asks of the outside.
+
+Each port has an implementation in `app_llm` (in process) or an adapter in `app/adapters` (over the network), and one
+suite in `tests/contract` that every implementation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from contracts.types import Encoding, Frame, Passage, Prompt, TopicCount, Vectors
+
+
+class Encoder(Protocol):
+    """Texts to vectors."""
+
+    async def encode(self, texts: Sequence[str]) -> Encoding:
+        """One normalised float32 row per text, in the order given. An empty sequence gives shape (0, dimension)."""
+        ...
+
+
+class Generator(Protocol):
+    """Prompts to tokens."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
+        """One stream for the whole batch.
+
+        The first frame comes once the prompts are accepted and holds the refusals. After it each prompt ends with
+        exactly one delta that has a finish reason, and the stream ends when every prompt has. Closing the generator
+        stops the work of every prompt that has not ended.
+        """
+        ...
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """End these prompts with the finish reason "abort" and free their slots. Unknown ids are no error."""
+        ...
+
+
+class VectorStore(Protocol):
+    """Vectors to passages, partitioned by topic."""
+
+    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
+        """For each row of `vectors`, the `limit` nearest passages, best first. No topics means all of them."""
+        ...
+
+    async def topics(self) -> list[TopicCount]:
+        """Every topic with its counts, by name. An empty or missing collection gives an empty list."""
+        ...

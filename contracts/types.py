@@ -1,0 +1,153 @@
+"""The values that travel between the parts of Pharos. All of them are frozen.
+
+They are `msgspec.Struct`s so that one definition serves as the value in a process and as its wire form
+(JSON or MessagePack) between two of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+Vectors = NDArray[np.float32]
+"""Shape (n, dimension), one L2-normalised row a text."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the generator picks tokens. `max_tokens` counts completion tokens."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing to generate from: either `messages` (the model's chat template is applied) or raw `text`."""
+
+    request_id: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    sampling: Sampling = Sampling()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens read and made."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class PromptProblem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why one prompt of a batch failed; the others go on. `status` is the HTTP status it would have alone."""
+
+    status: int
+    code: str
+    detail: str
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one prompt gained since its last delta.
+
+    `tokens` is the number of tokens behind `text` (a token may add no text yet). The last delta of a prompt, and no
+    other, carries `finish_reason`; with it come `usage` or, when it is "error", `error`.
+    """
+
+    request_id: str
+    text: str = ""
+    tokens: int = 0
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: PromptProblem | None = None
+
+    def then(self, later: Delta) -> Delta:
+        """This delta and the next one of the same prompt as one, so that a slow reader costs no memory."""
+        return Delta(
+            request_id=self.request_id,
+            text=self.text + later.text,
+            tokens=self.tokens + later.tokens,
+            finish_reason=later.finish_reason,
+            usage=later.usage,
+            error=later.error,
+        )
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One write of a generation stream: the deltas of every prompt that advanced.
+
+    The first frame of a stream comes as soon as the engine has accepted the prompts; it holds the refusals, often none.
+    """
+
+    deltas: tuple[Delta, ...] = ()
+
+
+class Encoding(msgspec.Struct, frozen=True):
+    """The vectors of some texts, and what it took.
+
+    `tokens[i]` is the length of text i in the encoder's tokens before any truncation; `truncated` lists the indices of
+    the texts that were longer than the encoder's window and were cut to it.
+    """
+
+    vectors: Vectors
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...] = ()
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """One chunk of a document as it is found. `score` is the cosine similarity to the question, -1 to 1."""
+
+    id: str
+    document_id: str
+    title: str
+    topic: str
+    date: str
+    text: str
+    score: float
+
+
+class TopicCount(msgspec.Struct, frozen=True):
+    """How much of a topic is in the store."""
+
+    topic: str
+    documents: int
+    passages: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
+
+    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves;
+    `time_to_first_token` counts from the arrival of the request; `generate` from handing the prompt over to its end.
+    A stage that was not reached is None.
+    """
+
+    queue: float
+    encode: float
+    search: float
+    time_to_first_token: float | None
+    generate: float | None
+    total: float
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens)."""
+
+    encoder: str
+    dimension: int
+    encoder_window: int
+    generator: str
+    context_window: int
+    engine: str

@@ -1,0 +1,198 @@
+"""The HTTP API between the model service (`app_llm`) and those who call it: bodies, frames and media types.
+
+Two encodings of the same structures: JSON (newline-delimited for streams) to read by eye, and MessagePack, chosen by
+the `Accept` header. Vectors travel in MessagePack as raw little-endian bytes with shape and dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.types import Encoding, Frame, Message, Prompt, PromptProblem, Sampling
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MSGPACK = "application/x-msgpack"
+PROBLEM = "application/problem+json"
+
+ENCODE_TEXTS_MAX = 4096
+"""Texts in one /encode call; a caller with more sends several calls."""
+PROMPTS_MAX = 512
+"""Prompts in one /generate call."""
+
+
+class EncodeRequest(BaseModel):
+    """Body of POST /encode."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: list[str] = Field(
+        max_length=ENCODE_TEXTS_MAX,
+        description="The texts to encode, at most 4,096 a call.",
+        examples=[["Who won the final in Karachi?", "Oil fell to 41 dollars."]],
+    )
+
+
+class MessageBody(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class PromptBody(BaseModel):
+    """One prompt of POST /generate: `messages` (the model's chat template is applied) or a raw `prompt`."""
+
+    model_config = ConfigDict(extra="forbid")
+    request_id: str = Field(min_length=1, max_length=128, description="Names the prompt in frames and in /abort.")
+    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    prompt: str | None = Field(default=None, min_length=1)
+    max_tokens: int = Field(default=256, ge=1, le=1_000_000)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: list[str] = Field(default_factory=list, max_length=8)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+
+    @model_validator(mode="after")
+    def _exactly_one_input(self) -> PromptBody:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give exactly one of 'messages' and 'prompt'")
+        return self
+
+    def to_prompt(self) -> Prompt:
+        """The same as the value the generators take."""
+        return Prompt(
+            request_id=self.request_id,
+            messages=tuple(Message(m.role, m.content) for m in self.messages or ()),
+            text=self.prompt,
+            sampling=Sampling(self.max_tokens, self.temperature, self.top_p, tuple(self.stop), self.seed),
+        )
+
+
+class GenerateRequest(BaseModel):
+    """Body of POST /generate. Each prompt is checked on its own, so that a bad one fails alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompts: list[dict[str, Any]] = Field(
+        min_length=1,
+        max_length=PROMPTS_MAX,
+        description="Prompts to run together; each as in the PromptBody schema.",
+        examples=[
+            [
+                {
+                    "request_id": "q1",
+                    "messages": [{"role": "user", "content": "Name the capital of France."}],
+                    "max_tokens": 32,
+                }
+            ]
+        ],
+    )
+
+
+class AbortRequest(BaseModel):
+    """Body of POST /abort."""
+
+    model_config = ConfigDict(extra="forbid")
+    request_ids: list[str] = Field(max_length=4096, examples=[["q1"]])
+
+
+class RefusedPrompt(msgspec.Struct, frozen=True):
+    """One entry of `refused` in the problem body that answers a /generate of which no prompt could run."""
+
+    request_id: str
+    problem: PromptProblem
+
+
+class RefusedBatch(msgspec.Struct, frozen=True):
+    """The part of that problem body which a caller needs to tell the prompts apart."""
+
+    refused: tuple[RefusedPrompt, ...]
+
+
+class _EncodingAsJson(msgspec.Struct):
+    dimension: int
+    vectors: list[list[float]]
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...]
+
+
+class _EncodingAsMsgpack(msgspec.Struct):
+    shape: tuple[int, int]
+    dtype: str
+    data: bytes
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...]
+
+
+def prompt_to_body(prompt: Prompt) -> dict[str, Any]:
+    """The entry of `prompts` that says `prompt` (the inverse of `PromptBody.to_prompt`)."""
+    sampling = prompt.sampling
+    body: dict[str, Any] = {
+        "request_id": prompt.request_id,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop),
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if prompt.text is not None:
+        body["prompt"] = prompt.text
+    else:
+        body["messages"] = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    return body
+
+
+def encoding_to_json(encoding: Encoding) -> bytes:
+    """Body of an /encode answer as JSON."""
+    vectors = encoding.vectors
+    return msgspec.json.encode(
+        _EncodingAsJson(int(vectors.shape[1]), vectors.tolist(), encoding.tokens, encoding.truncated)
+    )
+
+
+def encoding_to_msgpack(encoding: Encoding) -> bytes:
+    """Body of an /encode answer as MessagePack: `data` is C-ordered little-endian float32, `shape` its (n, d)."""
+    vectors = np.ascontiguousarray(encoding.vectors, dtype="<f4")
+    rows, columns = vectors.shape
+    return msgspec.msgpack.encode(
+        _EncodingAsMsgpack((rows, columns), "<f4", vectors.tobytes(), encoding.tokens, encoding.truncated)
+    )
+
+
+def encoding_from_msgpack(body: bytes) -> Encoding:
+    """The inverse of `encoding_to_msgpack`. Raises `msgspec.ValidationError` or ValueError for anything else."""
+    wire = msgspec.msgpack.decode(body, type=_EncodingAsMsgpack)
+    if wire.dtype != "<f4":
+        raise ValueError(f"expected vectors of dtype '<f4', got {wire.dtype!r}")
+    return Encoding(np.frombuffer(wire.data, dtype="<f4").reshape(wire.shape), wire.tokens, wire.truncated)
+
+
+_json_encoder = msgspec.json.Encoder()
+_msgpack_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.json.Decoder(Frame)
+
+
+def frame_to_ndjson(frame: Frame) -> bytes:
+    """One frame as one line."""
+    return _json_encoder.encode(frame) + b"\n"
+
+
+def frame_to_msgpack(frame: Frame) -> bytes:
+    """One frame as one MessagePack object; objects follow each other without separators."""
+    return _msgpack_encoder.encode(frame)
+
+
+def frame_from_json(line: bytes | str) -> Frame:
+    """The inverse of `frame_to_ndjson`. Raises `msgspec.DecodeError` for anything else."""
+    return _frame_decoder.decode(line)
+
+
+def refused_body(problems: Sequence[tuple[str, PromptProblem]]) -> list[dict[str, Any]]:
+    """The `refused` member of a problem body."""
+    return [{"request_id": rid, "problem": msgspec.to_builtins(problem)} for rid, problem in problems]
