@@ -11,26 +11,17 @@ PharosError
 ├── StoreDown               503  Milvus cannot be reached
 └── StoreFailed             502  Milvus answered with an error
 
-`status`, `code`, `title` and `retryable` of the class are the whole table; `app/routes/problems.py` writes them as
-RFC 9457 problem bodies. Adapters translate what their library raises with `raise … from exc`.
+`status`, `code` and `title` of the class are the whole table; `contracts/problems.py` writes them as RFC 9457 problem
+bodies. Adapters translate what their library raises with `raise … from exc`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from contracts.problems import ProblemError
 
 
-class PharosError(Exception):
-    """Base of all of them. `detail` is for the caller: it says what to do, and never holds internals."""
-
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Internal error"
-    retryable: ClassVar[bool] = False
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
+class PharosError(ProblemError):
+    """Base of all of them."""
 
 
 class InvalidRequest(PharosError):
@@ -46,24 +37,24 @@ class PromptTooLong(InvalidRequest):
 
 
 class Overloaded(PharosError):
-    status, code, title, retryable = 503, "overloaded", "The gateway has as much work as it may hold", True
+    status, code, title = 503, "overloaded", "The gateway has as much work as it may hold"
 
 
 class DeadlineExceeded(PharosError):
-    status, code, title, retryable = 504, "deadline_exceeded", "The request's time ran out", True
+    status, code, title = 504, "deadline_exceeded", "The request's time ran out"
 
 
 class ModelServiceDown(PharosError):
-    status, code, title, retryable = 503, "model_service_down", "The model service cannot be reached", True
+    status, code, title = 503, "model_service_down", "The model service cannot be reached"
 
 
 class ModelServiceFailed(PharosError):
-    status, code, title, retryable = 502, "model_service_failed", "The model service failed", True
+    status, code, title = 502, "model_service_failed", "The model service failed"
 
 
 class StoreDown(PharosError):
-    status, code, title, retryable = 503, "store_down", "The vector store cannot be reached", True
+    status, code, title = 503, "store_down", "The vector store cannot be reached"
 
 
 class StoreFailed(PharosError):
-    status, code, title, retryable = 502, "store_failed", "The vector store failed", True
+    status, code, title = 502, "store_failed", "The vector store failed"

@@ -16,11 +16,12 @@ from app.batching import BatchLimits
 from app.generation import GenerationPool
 from app.instrumented import InstrumentedAsker, Metrics
 from app.retrieval import Retriever
-from app.routes import ask, health, landing, problems, topics
+from app.routes import ask, health, landing, topics
 from app.routes.health import Check
 from app.routes.middleware import BodyLimit, RequestIds
 from app.settings import Settings
 from app.topics import TopicDirectory
+from contracts import problems
 from contracts.ports import Encoder, Generator, VectorStore
 
 BODY_BYTES_MAX = 1_000_000

@@ -15,9 +15,9 @@ from app.asking import AskEvent, AskRequest, Done, Sources, Text
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
 from app.routes.disconnect import ClientGone, unless_disconnected
-from app.routes.problems import problem_of, request_id_of
 from app.settings import Settings
 from contracts import wire
+from contracts.problems import request_id_of
 from contracts.types import Passage, Sampling, Timings, Usage
 
 CLIENT_CLOSED_REQUEST = 499
@@ -198,7 +198,7 @@ async def _chunks(
             async for event in events:
                 yield _sse_of(event)
         except PharosError as error:
-            yield sse.event("error", problem_of(error, request_id))
+            yield sse.event("error", error.body(request_id))
 
 
 def _sse_of(event: AskEvent) -> bytes:

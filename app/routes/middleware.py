@@ -9,8 +9,8 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.routes.problems import problem_body
 from contracts import wire
+from contracts.problems import problem_body
 from contracts.telemetry import REQUEST_ID_HEADER
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")

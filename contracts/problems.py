@@ -1,28 +1,45 @@
-"""Errors as RFC 9457 problem bodies: one place for every kind of failure of every resource."""
+"""How both services say that something went wrong: RFC 9457 problem bodies, in one place for every resource."""
 
 from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.errors import PharosError
 from contracts import wire
 
 log = logging.getLogger(__name__)
 
 RETRY_STATUSES = (502, 503, 504)
+"""Failures that may be over in a moment: the answer has `Retry-After`, and `retryable` is true."""
+
+
+class ProblemError(Exception):
+    """An error that has an answer. `detail` is for the caller: it says what to do, and never holds internals."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.more = more
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """This error as a problem body."""
+        return problem_body(request_id, self.status, self.code, self.title, self.detail, **self.more)
 
 
 def problem_body(request_id: str, status: int, code: str, title: str, detail: str, **more: Any) -> dict[str, Any]:
     """The members of a problem: RFC 9457's own, then `code`, `request_id`, `retryable` and any more."""
     return {
-        "type": f"https://pharos.invalid/problems/{code}",
+        "type": f"urn:pharos:problem:{code}",
         "title": title,
         "status": status,
         "detail": detail,
@@ -33,24 +50,21 @@ def problem_body(request_id: str, status: int, code: str, title: str, detail: st
     }
 
 
-def problem_of(error: PharosError, request_id: str) -> dict[str, Any]:
-    """The problem body of one of the gateway's errors."""
-    return problem_body(request_id, error.status, error.code, error.title, error.detail)
-
-
 def install(app: FastAPI, retry_after_seconds: int) -> None:
     """Make every error of `app` a problem response, with `Retry-After` where trying again may help."""
 
-    def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> JSONResponse:
-        headers = {"Retry-After": str(retry_after_seconds)} if status in RETRY_STATUSES else {}
-        body = problem_body(request_id_of(request), status, code, title, detail, **more)
-        return JSONResponse(body, status, headers, media_type=wire.PROBLEM)
+    def respond(body: dict[str, Any]) -> JSONResponse:
+        headers = {"Retry-After": str(retry_after_seconds)} if body["retryable"] else {}
+        return JSONResponse(body, body["status"], headers, media_type=wire.PROBLEM)
 
-    async def on_pharos_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, PharosError)
+    def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> JSONResponse:
+        return respond(problem_body(request_id_of(request), status, code, title, detail, **more))
+
+    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ProblemError)
         if error.status >= 500:
             log.warning("%s: %s (%r)", error.code, error.detail, error.__cause__)
-        return answer(request, error.status, error.code, error.title, error.detail)
+        return respond(error.body(request_id_of(request)))
 
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -72,14 +86,14 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
         # Starlette logs the traceback itself; the caller gets none of it.
         return answer(request, 500, "internal", "Internal error", "This is a fault in Pharos; its log says more.")
 
-    app.add_exception_handler(PharosError, on_pharos_error)
+    app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_anything)
 
 
 def request_id_of(request: Request) -> str:
-    """The id that `RequestIds` gave the request."""
+    """The id that the gateway's `RequestIds` gave the request; empty in the model service."""
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 

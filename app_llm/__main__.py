@@ -1,0 +1,22 @@
+"""`python -m app_llm`: run the model service."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+
+from app_llm.main import create_app
+from app_llm.settings import Settings
+
+
+def main() -> None:
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+
+
+if __name__ == "__main__":
+    main()

