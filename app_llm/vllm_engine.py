@@ -25,7 +25,7 @@ class VllmEngine:
         from vllm.renderers.params import ChatParams
 
         self._llm = llm
-        self._chat_params = ChatParams()
+        self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._counter = 0
         self.context_tokens: int = llm.model_config.max_model_len
 
