@@ -1,0 +1,86 @@
+"""Documents to passages, measured in the encoder's own tokens. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from contracts.collection import TEXT_BYTES_MAX
+from setup_milvus.cleaning import cut_bytes
+from setup_milvus.datasets import Document
+
+SPECIAL_TOKENS = 2
+"""What encoders of BERT's family put around a text."""
+
+HEADING_SHARE = 4
+"""A heading may take at most one token in this many of a passage; a longer one is cut for encoding only."""
+
+_SENTENCE_END = re.compile(r"[.!?]['\"”’)]?\s|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One passage: `text` is stored and shown, `encoded` (heading and text) is what the vector is made of."""
+
+    id: str
+    document: Document
+    index: int
+    text: str
+    encoded: str
+
+
+def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overlap_tokens: int) -> list[Chunk]:
+    """`document` in passages of at most `chunk_tokens` tokens, heading and special tokens included.
+
+    Neighbours share about `overlap_tokens`. A passage ends with a sentence where one ends in its last quarter. Together
+    they cover the whole text.
+    """
+    heading = _cut_tokens(document.title, tokenizer, chunk_tokens // HEADING_SHARE)
+    used = SPECIAL_TOKENS + (len(_offsets(heading, tokenizer)) + 1 if heading else 0)
+    texts = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens)
+    chunks = []
+    for index, text in enumerate(texts):
+        stored = cut_bytes(text, TEXT_BYTES_MAX)
+        chunks.append(Chunk(_chunk_id(document.id, index, stored), document, index, stored, f"{heading}\n{text}".strip()))
+    return chunks
+
+
+def split(text: str, offsets: Sequence[tuple[int, int]], size: int, overlap: int) -> list[str]:
+    """Slices of `text` of at most `size` tokens each; `offsets` are the tokens' character spans."""
+    slices: list[str] = []
+    start = 0
+    while start < len(offsets):
+        end = min(start + size, len(offsets))
+        if end < len(offsets):
+            end = _sentence_end(text, offsets, start, end)
+        slices.append(text[offsets[start][0] : offsets[end - 1][1]].strip())
+        if end == len(offsets):
+            break
+        start = max(end - overlap, start + 1)
+    return slices
+
+
+def _sentence_end(text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> int:
+    """The last token in the last quarter of [start, end) that ends a sentence, plus one; `end` where none does."""
+    for i in range(end - 1, end - max(1, (end - start) // 4), -1):
+        tail = text[offsets[i][1] - 1 : offsets[i][1] + 2]
+        if _SENTENCE_END.match(tail) or _SENTENCE_END.match(tail[1:]):
+            return i + 1
+    return end
+
+
+def _cut_tokens(text: str, tokenizer: Tokenizer, tokens: int) -> str:
+    offsets = _offsets(text, tokenizer)
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+
+def _offsets(text: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    return list(tokenizer.encode(text, add_special_tokens=False).offsets)
+
+
+def _chunk_id(document_id: str, index: int, text: str) -> str:
+    return hashlib.sha256(f"{document_id}\x1f{index}\x1f{text}".encode()).hexdigest()[:40]

@@ -1,0 +1,107 @@
+"""Command line of the ingestion job."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from setup_milvus.datasets import Columns, Dataset, DatasetError
+from setup_milvus.ingest import DependencyDown, Ingestion, Outcome
+from setup_milvus.settings import Settings
+from setup_milvus.store import ManifestMismatch
+
+INCOMPLETE = 1
+BAD_INPUT = 2
+DOWN = 3
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options; the columns' defaults are the news data set's."""
+    columns = Columns()
+    parser = argparse.ArgumentParser(
+        prog="python -m setup_milvus",
+        description="Load a data set (.csv, .csv.gz, .xlsx, .jsonl) into Milvus. Running it again changes nothing.",
+    )
+    parser.add_argument("--dataset", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--text-column", default=columns.text, help="default: %(default)s")
+    parser.add_argument("--title-column", default=columns.title, help="default: %(default)s; '' for none")
+    parser.add_argument("--topic-column", default=columns.topic, help="default: %(default)s; '' for none")
+    parser.add_argument("--date-column", default=columns.date, help="default: %(default)s; '' for none")
+    parser.add_argument("--id-column", default=None, help="a column that identifies a document; default: none")
+    parser.add_argument("--encoding", default=None, help="default: UTF-8, or cp1252 where the file is not UTF-8")
+    parser.add_argument("--limit", type=_positive, default=None, metavar="ROWS", help="read only the first ROWS rows")
+    parser.add_argument("--recreate", action="store_true", help="drop the collection first")
+    parser.add_argument("--dry-run", action="store_true", help="read and chunk, but store nothing")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; the exit status says how it went."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for every call that we retry
+    settings = Settings()
+    columns = Columns(
+        options.text_column, options.title_column, options.topic_column, options.date_column, options.id_column
+    )
+    started = time.monotonic()
+    try:
+        dataset = Dataset.open(options.dataset, columns, options.encoding)
+        rows = min(dataset.rows, options.limit or dataset.rows)
+        with tqdm(total=rows, unit="doc", desc=options.dataset.name, disable=None) as bar, logging_redirect_tqdm():
+            outcome = asyncio.run(
+                Ingestion(settings, bar.update).run(
+                    dataset, limit=options.limit, recreate=options.recreate, dry_run=options.dry_run
+                )
+            )
+            # Dropped rows are done too.
+            bar.update(rows - bar.n)
+    except (DatasetError, ManifestMismatch) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return BAD_INPUT
+    except DependencyDown as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return DOWN
+    print(report(outcome, dataset, time.monotonic() - started))
+    return 0 if outcome.complete else INCOMPLETE
+
+
+def report(outcome: Outcome, dataset: Dataset, seconds: float) -> str:
+    """What happened, for a person."""
+    tally = outcome.tally
+    lines = [
+        f"{tally.rows:,} rows read from {dataset.path.name}" + (f" as {dataset.encoding}" if dataset.encoding else ""),
+        f"{tally.documents:,} documents, {outcome.passages:,} passages, {outcome.already_stored:,} of them stored before",
+    ]
+    lines += [f"  dropped {count:>6,}  {reason}" for reason, count in tally.dropped.most_common()]
+    lines += [f"  mended  {count:>6,}  {reason}" for reason, count in tally.mended.most_common()]
+    if outcome.truncated:
+        lines.append(f"  {outcome.truncated:,} passages were longer than the encoder's window and were cut by it")
+    if outcome.stored is None:
+        lines.append("dry run: nothing was stored")
+    for topic, expected in sorted(outcome.expected.items()):
+        if outcome.stored is None:
+            lines.append(f"  {topic}: {expected:,} passages")
+        else:
+            stored = outcome.stored[topic]
+            verdict = "verified" if stored == expected else "INCOMPLETE" if stored < expected else "with other data sets"
+            lines.append(f"  {topic}: {stored:,} passages stored of {expected:,} read ({verdict})")
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = tally.documents / seconds if seconds else 0
+    lines.append(f"{seconds:.1f} s, {rate:.1f} documents/s, peak memory {memory_mib:.0f} MiB")
+    return "\n".join(lines)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

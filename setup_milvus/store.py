@@ -1,0 +1,105 @@
+"""Milvus as ingestion writes it: collections made once, rows upserted, facts kept in the catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pymilvus import MilvusClient
+
+from contracts import collection as schema
+from contracts.types import Vectors
+from setup_milvus.chunking import Chunk
+
+
+class ManifestMismatch(Exception):
+    """The collection was made in another way; the message says how and what to do."""
+
+
+class PassageWriter:
+    """Blocking, like the job it serves. Every method can be repeated: none adds what is there already.
+
+    (pymilvus' asynchronous client cannot create an index on Milvus Lite, which lacks AllocTimestamp.)
+    """
+
+    def __init__(self, uri: str, token: str, collection: str) -> None:
+        self._client = MilvusClient(uri, token=token)
+        self._collection = collection
+        self._catalog = schema.catalog_of(collection)
+
+    def prepare(self, dimension: int, manifest: dict[str, object], *, recreate: bool) -> None:
+        """Make both collections unless they are there.
+
+        `manifest` says how the passages are made (encoder, chunk sizes). Raises ManifestMismatch where what is there
+        was made differently: vectors of two encoders in one collection would make nonsense of every search.
+        """
+        if recreate:
+            for name in (self._collection, self._catalog):
+                if self._client.has_collection(name):
+                    self._client.drop_collection(name)
+        if not self._client.has_collection(self._catalog):
+            self._client.create_collection(
+                self._catalog, schema=schema.catalog_schema(), index_params=schema.catalog_index()
+            )
+        if not self._client.has_collection(self._collection):
+            self._client.create_collection(
+                self._collection, schema=schema.passage_schema(dimension), index_params=schema.passage_index()
+            )
+        self._client.load_collection(self._catalog)
+        self._client.load_collection(self._collection)
+        wanted = json.dumps(manifest, sort_keys=True)
+        rows = self._query(self._catalog, f'key == "{schema.MANIFEST_KEY}"', ["value"])
+        if rows and rows[0]["value"] != wanted:
+            raise ManifestMismatch(
+                f"The collection {self._collection!r} was made with {rows[0]['value']}, not with {wanted}. "
+                "Use --recreate to make it anew, or set PHAROS_COLLECTION to another name."
+            )
+        if not rows:
+            self._client.upsert(self._catalog, [schema.catalog_row(schema.MANIFEST_KEY, wanted)])
+
+    def add_topics(self, topics: Iterable[str]) -> None:
+        """Note that these topics exist; before their first passage is written, so that none is ever missing."""
+        rows = [schema.catalog_row(schema.TOPIC_KEY_PREFIX + topic, "") for topic in sorted(topics)]
+        if rows:
+            self._client.upsert(self._catalog, rows)
+
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Which of `ids` are stored already."""
+        rows = self._query(self._collection, f"id in {json.dumps(list(ids))}", ["id"])
+        return {row["id"] for row in rows}
+
+    def write(self, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        """Upsert one row per chunk; row i of `vectors` is chunk i's."""
+        rows = [
+            {
+                "id": chunk.id,
+                "topic": chunk.document.topic,
+                "document_id": chunk.document.id,
+                "chunk": chunk.index,
+                "title": chunk.document.title,
+                "date": chunk.document.date,
+                "text": chunk.text,
+                "vector": vector,
+            }
+            for chunk, vector in zip(chunks, vectors, strict=True)
+        ]
+        self._client.upsert(self._collection, rows)
+
+    def finish(self) -> None:
+        """Make what was written durable."""
+        self._client.flush(self._collection)
+        self._client.flush(self._catalog)
+
+    def count(self, topic: str | None = None) -> int:
+        """Passages stored, of one topic or of all, including the newest."""
+        rows = self._query(self._collection, schema.topic_filter([topic] if topic else []), ["count(*)"])
+        return int(rows[0]["count(*)"])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _query(self, collection: str, filter: str, fields: list[str]) -> list[dict[str, Any]]:
+        return list(
+            self._client.query(collection, filter=filter, output_fields=fields, consistency_level="Strong")
+        )
