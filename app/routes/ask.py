@@ -29,7 +29,7 @@ class AskBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     question: str = Field(
-        description="The question, in natural language.", examples=["How much did Corvane Foods pay for Lund & Tarn?"]
+        description="The question, in natural language.", examples=["How much did Norvane first agree to pay for Bellmarsh Dairy?"]
     )
     topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["business"])
     topics: list[str] | None = Field(
@@ -84,12 +84,12 @@ class AskUseCase(Protocol):
 
 
 ANSWER_EXAMPLE = {
-    "answer": "Corvane Foods paid 412 million euros [1].",
+    "answer": "Norvane Foods first agreed to pay £412 million [1].",
     "sources": [
         {
             "id": "5f0c…-0",
             "document_id": "5f0c…",
-            "title": "Corvane buys Lund & Tarn",
+            "title": "Norvane Foods agrees to buy Bellmarsh Dairy",
             "topic": "business",
             "date": "2025-03-14",
             "score": 0.71,

