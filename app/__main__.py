@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import uvicorn
 
 from app.main import create_app
@@ -10,11 +12,14 @@ from app.settings import Settings
 
 def main() -> None:
     settings = Settings()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        access_log=False,  # /metrics counts requests; a line for each would only slow them down
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
 

@@ -14,9 +14,8 @@ NOT_IN_DOCUMENTS = "not in the documents"
 """What the model is told to say, and the gateway says itself, when the passages do not hold the answer."""
 
 INSTRUCTIONS = (
-    "You answer questions using only the numbered passages. "
-    "Answer in one or two sentences and put the number of the passage you used in brackets, like [1]. "
-    f"If the passages do not contain the answer, reply: {NOT_IN_DOCUMENTS}."
+    "Answer with one short sentence from the passages and cite the passage by its number, like [1]. "
+    f"If the passages do not hold the answer, say: {NOT_IN_DOCUMENTS}."
 )
 
 CHAT_TEMPLATE_TOKENS = 64
@@ -70,9 +69,9 @@ def grounded_prompt(question: str, passages: Sequence[Passage], budget_tokens: i
 
 
 def _ask(question: str, passages: Sequence[Passage]) -> str:
-    # The question comes last: small models answer what they read last.
-    numbered = "".join(_numbered(number, passage) for number, passage in enumerate(passages, start=1))
-    return f"Passages:\n\n{numbered}Question: {question}"
+    # Best passage last, next to the question: small models answer from what they read last (docs/benchmarks.md).
+    numbered = [_numbered(number, passage) for number, passage in enumerate(passages, start=1)]
+    return f"{''.join(reversed(numbered))}Question: {question}\nAnswer in one short sentence."
 
 
 def _numbered(number: int, passage: Passage) -> str:

@@ -52,7 +52,9 @@ class SentenceTransformerEncoder:
         def load() -> SentenceTransformerEncoder:
             import torch
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()
             torch.set_num_threads(threads)
             return cls(SentenceTransformer(name, device=device), batch_texts)
 

@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the model service listens on.")
     port: int = Field(8080, ge=1, le=65535, description="Port the model service listens on.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least severity logged.")
+    shutdown_grace_seconds: int = Field(20, ge=0, description="Time running prompts have to finish on SIGTERM.")
 
     engine: Literal["vllm", "simulated"] = Field("vllm", description="'simulated' makes up tokens, for load tests.")
     model: str = Field(

@@ -44,6 +44,7 @@ class VllmEngine:
             enforce_eager=not plan.compile,
             gpu_memory_utilization=settings.gpu_memory_fraction,
             enable_prefix_caching=True,
+            use_tqdm_on_load=False,
         )
         # In a thread, so that /healthz and /readyz answer while the model loads.
         return cls(await asyncio.to_thread(AsyncLLM.from_engine_args, arguments))

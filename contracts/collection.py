@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pymilvus import CollectionSchema, DataType, MilvusClient
+from pymilvus import CollectionSchema, DataType, MilvusClient, MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 METRIC = "COSINE"
@@ -28,6 +28,16 @@ PASSAGE_FIELDS = ["document_id", "title", "topic", "date", "text"]
 
 TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
+
+COLLECTION_NOT_FOUND = 100
+_PASSING_CODES = frozenset({1, 2, 3, 4, 5, 8, 101, *range(500, 600), *range(900, 1000)})
+"""Milvus' codes for a server that is starting, unreachable, out of memory, over its limits, or moving its parts
+(pkg/util/merr/errors.go of Milvus; pymilvus uses 2 for a failed connection too)."""
+
+
+def may_pass(error: MilvusException) -> bool:
+    """Whether the same call may succeed later, as opposed to a request that Milvus will always refuse."""
+    return not isinstance(error.code, int) or error.code in _PASSING_CODES
 
 
 def catalog_of(collection: str) -> str:

@@ -62,7 +62,8 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ProblemError)
-        if error.status >= 500:
+        # Refusing work is an answer; a dependency that failed is an event.
+        if error.__cause__ is not None:
             log.warning("%s: %s (%r)", error.code, error.detail, error.__cause__)
         return respond(error.body(request_id_of(request)))
 

@@ -39,7 +39,7 @@ def wait_until_ready(url: str) -> None:
         if seconds - said >= 10:
             said = seconds
             print(f"{seconds:.0f} s: waiting for {missing} ...", flush=True)
-        time.sleep(0.5)
+        time.sleep(1)
     sys.exit(f"not ready after {READY_SECONDS} s; the lines above say why")
 
 

@@ -15,6 +15,7 @@ import httpx
 from pymilvus import MilvusException
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from contracts import collection as schema
 from contracts.types import ModelCard
 from setup_milvus.chunking import Chunk, chunks_of
 from setup_milvus.datasets import Dataset, Tally
@@ -181,4 +182,6 @@ def _may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed later."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in (429, 502, 503, 504)
-    return isinstance(error, httpx.TransportError | MilvusException | grpc.RpcError)
+    if isinstance(error, MilvusException):
+        return schema.may_pass(error)
+    return isinstance(error, httpx.TransportError | grpc.RpcError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class PassageWriter:
         self._client = MilvusClient(uri, token=token)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
+        self._upsert_misplaces_rows = upsert_misplaces_rows(self._client.get_server_version())
 
     def prepare(self, dimension: int, manifest: dict[str, object], *, recreate: bool) -> None:
         """Make both collections unless they are there.
@@ -84,7 +86,15 @@ class PassageWriter:
             }
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
-        self._client.upsert(self._collection, rows)
+        self._replace(rows)
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        if self._upsert_misplaces_rows:
+            # The same in two steps. A crash in between loses nothing: the job is run again and finds them missing.
+            self._client.delete(self._collection, ids=[row["id"] for row in rows])
+            self._client.insert(self._collection, rows)
+        else:
+            self._client.upsert(self._collection, rows)
 
     def finish(self) -> None:
         """Make what was written durable."""
@@ -103,3 +113,10 @@ class PassageWriter:
         return list(
             self._client.query(collection, filter=filter, output_fields=fields, consistency_level="Strong")
         )
+
+
+def upsert_misplaces_rows(server_version: str) -> bool:
+    """Whether this Milvus computes an upserted row's partition from the wrong field, so that a search by topic misses
+    it: before 2.4 (milvus-io/milvus pull request 30772). Milvus Lite calls itself "milvus_lite-…" and is newer."""
+    match = re.match(r"v?(\d+)\.(\d+)", server_version)
+    return match is not None and (int(match[1]), int(match[2])) < (2, 4)

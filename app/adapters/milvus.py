@@ -16,9 +16,6 @@ from contracts.types import Passage, TopicCount, Vectors
 
 T = TypeVar("T")
 
-_COLLECTION_NOT_FOUND = 100
-"""Milvus' error code for a collection that does not exist (pkg/util/merr/errors.go of Milvus)."""
-
 _RETRIES_ON_UNAVAILABLE = 2
 """pymilvus would try 75 times; the caller is better served by a prompt 503."""
 
@@ -103,11 +100,11 @@ class MilvusStore:
         except grpc.RpcError as exc:
             raise StoreDown("Milvus cannot be reached; try again in a moment.") from exc
         except MilvusException as exc:
-            if exc.code == _COLLECTION_NOT_FOUND:
+            if exc.code == schema.COLLECTION_NOT_FOUND:
                 return if_missing
-            if isinstance(exc.code, int) and exc.code not in (1, 2) and not isinstance(exc.__cause__, grpc.RpcError):
-                raise StoreFailed("Milvus refused the request; its log says why.") from exc
-            raise StoreDown("Milvus cannot be reached; try again in a moment.") from exc
+            if schema.may_pass(exc):
+                raise StoreDown("Milvus cannot be reached; try again in a moment.") from exc
+            raise StoreFailed("Milvus refused the request; its log says why.") from exc
 
     async def close(self) -> None:
         """Close the connection. The store is not usable afterwards."""
