@@ -14,7 +14,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient, MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 METRIC = "COSINE"
-PARTITIONS = 64
+PARTITIONS = 16
 """Physical partitions that the partition key is hashed into; Milvus' own default, written down since it is for ever."""
 
 TEXT_BYTES_MAX = 16_384

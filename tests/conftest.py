@@ -1,0 +1,62 @@
+"""Fixtures: the real services, each started once for the whole run and only when a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import processes
+from tests.support.processes import Service
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the services' output goes."""
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="session")
+def simulated(logs: Path) -> Iterator[Service]:
+    """app_llm with the simulated engine: 20 ms to the first token, 10 ms a token, 32 tokens."""
+    service = processes.simulated_model_service(
+        logs / "simulated.log",
+        simulated_first_token_seconds=0.02,
+        simulated_token_seconds=0.01,
+        simulated_answer_tokens=32,
+    )
+    yield service.start()
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def models(logs: Path) -> Iterator[Service]:
+    """app_llm with the real SentenceTransformer and real vLLM."""
+    # float32: the same answers on every processor.
+    service = processes.model_service(logs / "models.log", dtype="float32", kv_cache_gib=1, max_sequences=16)
+    yield service.start(seconds=300)
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def milvus_lite(tmp_path_factory: pytest.TempPathFactory, logs: Path) -> Iterator[Service]:
+    """Milvus Lite as a server."""
+    service = processes.milvus_lite(tmp_path_factory.mktemp("milvus-lite"), logs / "milvus-lite.log")
+    yield service.start(processes.listens)
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def milvus_standalone(tmp_path_factory: pytest.TempPathFactory, logs: Path) -> Iterator[Service]:
+    """A real Milvus Standalone."""
+    service = processes.milvus_standalone(tmp_path_factory.mktemp("milvus"), logs / "milvus-standalone.log")
+    yield service.start(processes.serves_milvus)
+    service.stop()
+
+
+@pytest.fixture(params=["milvus_lite", "milvus_standalone"])
+def milvus(request: pytest.FixtureRequest) -> Service:
+    """Each kind of Milvus in turn."""
+    service: Service = request.getfixturevalue(request.param)
+    return service

@@ -1,0 +1,64 @@
+"""Every implementation of the `Encoder` port behaves the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.adapters.model_client import HttpEncoder, ModelService, model_http_client
+from app_llm.encoder import MergingEncoder, SentenceTransformerEncoder
+from app_llm.simulated import HashEncoder
+from contracts.ports import Encoder
+
+MINILM = Path("volumes/models/all-MiniLM-L6-v2")
+
+
+@pytest.fixture(params=["hash", "merging", "sentence-transformers", "http-hash", "http-sentence-transformers"])
+async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
+    match request.param:
+        case "hash":
+            yield HashEncoder(384)
+        case "merging":
+            merging = MergingEncoder(HashEncoder(384), merge_texts=64, queue_calls=64)
+            async with merging.batcher:
+                yield merging
+        case "sentence-transformers":
+            yield await SentenceTransformerEncoder.load(str(MINILM), "cpu", 2, 32)
+        case name:
+            service = request.getfixturevalue("simulated" if name == "http-hash" else "models")
+            async with model_http_client(service.url, connect_seconds=1, read_seconds=60, connections=8) as http:
+                yield HttpEncoder(ModelService(http))
+
+
+async def test_one_normalised_float32_row_per_text(encoder: Encoder) -> None:
+    encoding = await encoder.encode(["Oil prices fell.", "A final in Karachi", ""])
+    assert encoding.vectors.shape == (3, 384)
+    assert encoding.vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(encoding.vectors, axis=1), 1, atol=1e-5)
+    assert len(encoding.tokens) == 3
+    assert encoding.truncated == ()
+
+
+async def test_no_texts_give_no_rows(encoder: Encoder) -> None:
+    assert (await encoder.encode([])).vectors.shape == (0, 384)
+
+
+async def test_order_is_kept_whatever_the_lengths(encoder: Encoder) -> None:
+    texts = ["short", "a text that is quite a bit longer than the others, " * 4, "of middle length, perhaps"]
+    together = (await encoder.encode(texts)).vectors
+    apart = np.vstack([(await encoder.encode([text])).vectors for text in texts])
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+async def test_near_texts_are_nearer_than_far_ones(encoder: Encoder) -> None:
+    vectors = (await encoder.encode(["the price of oil fell", "oil price", "a football match"])).vectors
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+async def test_a_text_longer_than_the_window_is_reported(encoder: Encoder) -> None:
+    encoding = await encoder.encode(["short", "word " * 600])
+    assert encoding.truncated == (1,)
+    assert encoding.tokens[1] >= 600

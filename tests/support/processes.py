@@ -1,0 +1,158 @@
+"""Start, watch and end the real services."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """One process in a group of its own, whose output goes to a file."""
+
+    def __init__(self, name: str, command: list[str], url: str, log: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.url = url
+        self.log = log
+        self._command = command
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready: Callable[[Service], bool] | None = None, seconds: float = 180) -> Service:
+        """Start it and wait until it is ready; fail with its output when it ends or takes too long."""
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out, start_new_session=True
+            )
+        ready = ready or answers_ready
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
+            if ready(self):
+                return self
+            time.sleep(0.1)
+        self.kill()
+        raise AssertionError(f"{self.name} was not ready after {seconds} s:\n{self.tail()}")
+
+    def stop(self) -> None:
+        """End it as an operator would, and what it left behind by force."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+
+    def tail(self) -> str:
+        """The end of its output."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+def answers_ready(service: Service) -> bool:
+    """GET /readyz says 200."""
+    return _status(service.url + "/readyz") == 200
+
+
+def answers_healthy(service: Service) -> bool:
+    """GET /healthz says 200."""
+    return _status(service.url + "/healthz") == 200
+
+
+def listens(service: Service) -> bool:
+    """Something accepts connections on its port."""
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def model_service(log: Path, port: int | None = None, **settings: object) -> Service:
+    """app_llm; `settings` are PHAROS_LLM_* in lower case."""
+    port = port or free_port()
+    environment = {f"PHAROS_LLM_{name.upper()}": str(value) for name, value in settings.items()}
+    environment["PHAROS_LLM_PORT"] = str(port)
+    return Service("app_llm", [sys.executable, "-m", "app_llm"], f"http://127.0.0.1:{port}", log, environment)
+
+
+def simulated_model_service(log: Path, port: int | None = None, **settings: object) -> Service:
+    """app_llm with the simulated engine and the hash encoder."""
+    return model_service(log, port, **{"engine": "simulated", "encoder": "hash", **settings})
+
+
+def gateway(log: Path, model_url: str, milvus_uri: str, **settings: object) -> Service:
+    """app; `settings` are PHAROS_* in lower case."""
+    port = free_port()
+    environment = {f"PHAROS_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"PHAROS_PORT": str(port), "PHAROS_MODEL_URL": model_url, "PHAROS_MILVUS_URI": milvus_uri}
+    return Service("app", [sys.executable, "-m", "app"], f"http://127.0.0.1:{port}", log, environment)
+
+
+def milvus_lite(folder: Path, log: Path, port: int | None = None) -> Service:
+    """Milvus Lite as a server."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1", "--port", str(port)]
+    return Service("milvus-lite", [*command, "--data-dir", str(folder)], f"http://127.0.0.1:{port}", log, {})
+
+
+def ingestion(log: Path, model_url: str, milvus_uri: str, *arguments: str, **settings: object) -> Service:
+    """setup_milvus, to be started by hand."""
+    environment = {f"PHAROS_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"PHAROS_MODEL_URL": model_url, "PHAROS_MILVUS_URI": milvus_uri}
+    return Service("setup_milvus", [sys.executable, "-m", "setup_milvus", *arguments], "", log, environment)
+
+
+def milvus_standalone(folder: Path, log: Path, port: int | None = None) -> Service:
+    """Milvus Standalone 2.3.5, from its wheel."""
+    port = port or free_port()
+    program = "import sys; from milvus import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "--data", str(folder), "--proxy-port", str(port)]
+    return Service("milvus-standalone", command, f"http://127.0.0.1:{port}", log, {})
+
+
+def serves_milvus(service: Service) -> bool:
+    """Milvus answers a query, which it does some seconds after it listens."""
+    from pymilvus import MilvusClient, MilvusException
+
+    if not listens(service):
+        return False
+    try:
+        client = MilvusClient(service.url, timeout=2)
+        client.list_collections()
+        client.close()
+    except MilvusException:
+        return False
+    return True

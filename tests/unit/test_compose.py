@@ -1,0 +1,265 @@
+"""docker-compose.yml and the Dockerfiles, as far as they can be checked without Docker."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+PACKAGES = ("app", "app_llm", "setup_milvus")
+
+
+def compose(**variables: str) -> dict[str, Any]:
+    """The compose file as `variables` and the defaults of `${NAME:-default}` make it."""
+    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: variables.get(m[1], m[2]), COMPOSE.read_text())
+    assert "${" not in text, "a variable without a default"
+    return dict(yaml.safe_load(text))
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    value: str
+
+    def words(self) -> list[str]:
+        """The value's words, without `--flags`."""
+        return [word for word in self.value.split() if not word.startswith("--")]
+
+    def exec_form(self) -> list[str]:
+        """The value as the JSON array that the exec form is. Fails for the shell form."""
+        return [str(word) for word in json.loads(self.value)]
+
+
+def stages(path: Path) -> list[list[Instruction]]:
+    """A Dockerfile's instructions, stage by stage; what comes before the first FROM is stage 0."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    found: list[list[Instruction]] = [[]]
+    for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "FROM":
+            found.append([])
+        found[-1].append(Instruction(name, value))
+    return found
+
+
+def final_stage(package: str, name: str) -> list[Instruction]:
+    """The instructions called `name` in the last stage of a package's Dockerfile."""
+    return [i for i in stages(ROOT / package / "Dockerfile")[-1] if i.name == name]
+
+
+def local_copies(package: str) -> list[tuple[str, str]]:
+    """(source, destination) of what the last stage copies from the repository."""
+    pairs = []
+    for instruction in final_stage(package, "COPY"):
+        if "--from=" not in instruction.value:
+            *sources, destination = instruction.words()
+            pairs += [(source, destination) for source in sources]
+    return pairs
+
+
+def imported_files(package: str) -> set[Path]:
+    """Every file of ours that `python -m package` can import, also inside functions; relative to the root."""
+    pending = [ROOT / package / "__main__.py"]
+    seen: set[Path] = set()
+    while pending:
+        file = pending.pop()
+        if file.relative_to(ROOT) in seen:
+            continue
+        seen.add(file.relative_to(ROOT))
+        for node in ast.walk(ast.parse(file.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: this test does not follow relative imports"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                parts = name.split(".")
+                for length in range(1, len(parts) + 1):
+                    module = ROOT.joinpath(*parts[:length])
+                    pending += [path for path in (module / "__init__.py", module.with_suffix(".py")) if path.is_file()]
+    return seen
+
+
+def settings(package: str) -> dict[str, Any]:
+    """The environment variables of a package's Settings class, with their literal defaults."""
+    tree = ast.parse((ROOT / package / "settings.py").read_text())
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    prefix = re.search(r"env_prefix='(\w+)'", ast.unparse(ast.Module(body, [])))
+    assert prefix is not None
+    return {
+        f"{prefix[1]}{node.target.id}".upper(): ast.literal_eval(node.value.args[0])
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call)
+    }
+
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+BUILT = {
+    name: Path(service["build"]["dockerfile"]).parent.name for name, service in SERVICES.items() if "build" in service
+}
+
+
+def has_healthcheck(name: str) -> bool:
+    """In the compose file, or in the Dockerfile of what we build."""
+    return "healthcheck" in SERVICES[name] or (name in BUILT and bool(final_stage(BUILT[name], "HEALTHCHECK")))
+
+
+def test_it_is_valid_compose() -> None:
+    # The schema of the Compose specification comes with check-jsonschema.
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_profiles() -> None:
+    assert {profile for service in SERVICES.values() for profile in service.get("profiles", [])} == {
+        "cpu",
+        "gpu",
+        "setup",
+        "admin",
+    }
+    assert SERVICES["app_llm"]["profiles"] == ["cpu"]
+    assert SERVICES["app_llm-gpu"]["profiles"] == ["gpu"]
+
+
+def test_the_gpu_service_reserves_a_gpu() -> None:
+    (device,) = SERVICES["app_llm-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    assert device["capabilities"] == ["gpu"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_image_is_pinned(name: str) -> None:
+    image, _, tag = SERVICES[name]["image"].rpartition(":")
+    assert image
+    assert re.match(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\d", tag), tag
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_dockerfile_and_its_lock_are_there(name: str) -> None:
+    build = SERVICES[name]["build"]
+    arguments: dict[str, str] = build.get("args", {})
+    builder = stages(ROOT / build["context"] / build["dockerfile"])[1]
+    declared = {word.partition("=")[0] for i in builder if i.name == "ARG" for word in i.words()}
+    assert arguments.keys() <= declared
+    locks = [word for i in builder if i.name == "COPY" for word in i.words() if word.endswith(".lock")]
+    assert len(locks) == 1
+    lock = re.sub(r"\$\{(\w+)\}", lambda m: arguments[m[1]], locks[0])
+    assert (ROOT / lock).is_file(), lock
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_it_says_when_it_is_healthy_or_runs_once(name: str) -> None:
+    assert has_healthcheck(name) != (SERVICES[name]["restart"] == "no")
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if "depends_on" in SERVICES[name]])
+def test_it_waits_for_what_it_needs(name: str) -> None:
+    for needed, how in SERVICES[name]["depends_on"].items():
+        assert how["condition"] == "service_healthy"
+        assert has_healthcheck(needed)
+        # Compose refuses a needed service whose profile is off.
+        optional = set(SERVICES[needed].get("profiles", [])) - set(SERVICES[name].get("profiles", []))
+        assert how.get("required", True) != bool(optional), needed
+
+
+def test_the_gateway_waits_for_the_store_and_either_model_service() -> None:
+    assert SERVICES["app"]["depends_on"].keys() == {"milvus", "app_llm", "app_llm-gpu"}
+
+
+@pytest.mark.parametrize(("variables", "open_to_the_network"), [({}, set()), ({"PHAROS_BIND": "0.0.0.0"}, {"app"})])
+def test_ports_are_on_loopback_unless_the_gateway_is_opened(
+    variables: dict[str, str], open_to_the_network: set[str]
+) -> None:
+    ports = {name: service.get("ports", []) for name, service in compose(**variables)["services"].items()}
+    assert ports["app"]
+    assert {name for name in ports if not all(p.startswith("127.0.0.1:") for p in ports[name])} == open_to_the_network
+
+
+def test_data_is_kept_under_volumes() -> None:
+    assert "volumes" not in compose()
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert mounts
+    assert [mount for mount in mounts if not mount.startswith("./volumes/")] == []
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_addresses_lead_to_services(name: str) -> None:
+    environment: dict[str, Any] = SERVICES[name]["environment"]
+    wanted = {variable for variable in ("PHAROS_MODEL_URL", "PHAROS_MILVUS_URI") if variable in settings(BUILT[name])}
+    assert wanted <= environment.keys()
+    for variable in wanted:
+        url = urlsplit(environment[variable])
+        named = [
+            service for other, service in SERVICES.items() if other == url.hostname or url.hostname in _aliases(service)
+        ]
+        assert len(named) == (2 if variable == "PHAROS_MODEL_URL" else 1)
+        assert all(str(service["ports"][0]).endswith(f":{url.port}") for service in named)
+
+
+def _aliases(service: dict[str, Any]) -> list[str]:
+    networks = service.get("networks", {})
+    return list(networks["default"]["aliases"]) if isinstance(networks, dict) and "default" in networks else []
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_settings_given_to_containers_exist(name: str) -> None:
+    given = {str(variable) for variable in SERVICES[name]["environment"]}
+    given |= {word.partition("=")[0] for env in final_stage(BUILT[name], "ENV") for word in env.words()}
+    assert {variable for variable in given if variable.startswith("PHAROS_")} <= settings(BUILT[name]).keys()
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if SERVICES[name]["restart"] != "no"])
+def test_running_answers_may_finish_before_the_container_is_killed(name: str) -> None:
+    (grace,) = [value for key, value in settings(BUILT[name]).items() if key.endswith("_SHUTDOWN_GRACE_SECONDS")]
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > grace
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_image_is_not_run_as_root(package: str) -> None:
+    uid = final_stage(package, "USER")[-1].value.partition(":")[0]
+    # A number, for Kubernetes does not take a name for proof (runAsNonRoot).
+    assert uid.isdigit()
+    assert int(uid) > 0
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_image_runs_the_service_in_exec_form(package: str) -> None:
+    (command,) = final_stage(package, "CMD")
+    entrypoint = [word for i in final_stage(package, "ENTRYPOINT") for word in i.exec_form()]
+    assert (entrypoint + command.exec_form())[:3] == ["python", "-m", package]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_image_holds_what_the_service_imports(package: str) -> None:
+    copied = local_copies(package)
+    for source, destination in copied:
+        assert destination == (source if source.endswith("/") else f"{Path(source).parent}/")
+    imported = imported_files(package)
+    sources = [source for source, _ in copied]
+    missing = [
+        f for f in imported if not any(f"{f}" == s or (s.endswith("/") and f"{f}".startswith(s)) for s in sources)
+    ]
+    assert missing == []
+    assert {source.partition("/")[0] for source in sources} == {file.parts[0] for file in imported}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_that_is_copied_is_ignored(package: str) -> None:
+    admitted = (ROOT / ".dockerignore").read_text().splitlines()
+    copies = [i for stage in stages(ROOT / package / "Dockerfile") for i in stage if i.name == "COPY"]
+    sources = [word for i in copies if "--from=" not in i.value for word in i.words()[:-1]]
+    assert sources
+    assert [source for source in sources if f"!{source.partition('/')[0]}/" not in admitted] == []
