@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from app.errors import DeadlineExceeded, Overloaded
 from app.batching import BatcherClosed, DeadlinePassed, QueueFull
+from app.errors import DeadlineExceeded, Overloaded
 from app.generation import GenerationPool
 from app.prompting import NOT_IN_DOCUMENTS, TokenRuler, grounded_prompt
 from app.retrieval import Retrieved, Retriever
@@ -121,7 +121,11 @@ class Asker:
                 if delta.finish_reason is not None:
                     usage = delta.usage or Usage(0, 0)
                     timings = _timings(
-                        request, retrieved, opened.queued_seconds, first_token, now - handed_over - opened.queued_seconds
+                        request,
+                        retrieved,
+                        opened.queued_seconds,
+                        first_token,
+                        now - handed_over - opened.queued_seconds,
                     )
                     yield Done(delta.finish_reason, usage, timings)
                     return

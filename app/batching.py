@@ -79,8 +79,8 @@ class Batcher(Generic[In, Out]):
     so that a busy group cannot starve the others. Use as an async context manager: leaving it refuses new items and
     waits for the queued and running ones.
 
-    `on_batch(items, oldest_wait_seconds)` is called as each batch leaves (for metrics); `discard(value)` takes an outcome
-    whose caller went away while the batch was running, so that what it holds can be freed.
+    `on_batch(items, oldest_wait_seconds)` is called as each batch leaves (for metrics); `discard(value)` takes an
+    outcome whose caller went away while the batch was running, so that what it holds can be freed.
     """
 
     def __init__(

@@ -109,7 +109,9 @@ class GenerationPool:
         return [refused.get(request_id) or stream for request_id, stream in streams.items()]
 
     async def _relay(self, frames: AsyncGenerator[Frame, None], first: Frame, streams: dict[str, TokenStream]) -> None:
-        failure = ModelServiceFailed("The model service ended the stream before the answer was complete; try again.")
+        failure: PharosError = ModelServiceFailed(
+            "The model service ended the stream before the answer was complete; try again."
+        )
         try:
             _deal(first, streams)
             async with aclosing(frames):

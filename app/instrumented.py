@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from app.asking import AskEvent, Asker, AskRequest, Done
+from app.asking import Asker, AskEvent, AskRequest, Done
 from contracts import telemetry
 from contracts.types import Timings
 

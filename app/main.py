@@ -48,7 +48,9 @@ def network_adapters(settings: Settings) -> Adapters:
         connections=settings.model_connections,
     )
     service = ModelService(http)
-    store = MilvusStore(settings.milvus_uri, settings.milvus_token, settings.collection, settings.milvus_timeout_seconds)
+    store = MilvusStore(
+        settings.milvus_uri, settings.milvus_token, settings.collection, settings.milvus_timeout_seconds
+    )
 
     async def close() -> None:
         await store.close()
@@ -82,9 +84,7 @@ def create_app(settings: Settings, adapters: Adapters | None = None) -> FastAPI:
         on_batch=metrics.on_batch,
     )
     directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
-    asker = Asker(
-        retriever, generation, directory, adapters.generator_facts, prompt_tokens=settings.prompt_tokens
-    )
+    asker = Asker(retriever, generation, directory, adapters.generator_facts, prompt_tokens=settings.prompt_tokens)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:

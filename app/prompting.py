@@ -45,7 +45,9 @@ class GroundedPrompt:
     passages: tuple[Passage, ...]
 
 
-def grounded_prompt(question: str, passages: Sequence[Passage], budget_tokens: int, ruler: TokenRuler) -> GroundedPrompt:
+def grounded_prompt(
+    question: str, passages: Sequence[Passage], budget_tokens: int, ruler: TokenRuler
+) -> GroundedPrompt:
     """The prompt for `question` from the best passages that fit into `budget_tokens`, best first.
 
     `passages` come best first. The one that no longer fits is cut; those after it are left out. The question and the

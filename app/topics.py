@@ -12,7 +12,7 @@ from contracts.types import TopicCount
 
 
 class TopicDirectory:
-    """`list()` is at most `ttl_seconds` old; an unknown topic is looked up afresh before it is refused."""
+    """`all()` is at most `ttl_seconds` old; an unknown topic is looked up afresh before it is refused."""
 
     def __init__(self, store: VectorStore, ttl_seconds: float, refresh_seconds: float = 1.0) -> None:
         self._store = store
@@ -22,7 +22,7 @@ class TopicDirectory:
         self._read_at = -float("inf")
         self._lock = asyncio.Lock()
 
-    async def list(self) -> list[TopicCount]:
+    async def all(self) -> list[TopicCount]:
         """All topics with their counts, by name."""
         return await self._read(self._ttl)
 

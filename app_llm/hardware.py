@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def plan(settings: Settings, *, gpu: bool, cores: int, memory_bytes: int, cpu_fl
         device="cuda" if gpu else "cpu",
         dtype=dtype,
         threads=settings.threads or cores,
-        kv_cache_gib=round(settings.kv_cache_gib) or min(16, max(1, round(memory_bytes * 0.1 / GIB))),
+        kv_cache_gib=math.ceil(settings.kv_cache_gib) or min(16, max(1, round(memory_bytes * 0.1 / GIB))),
         max_sequences=settings.max_sequences or (256 if gpu else 32),
         compile=gpu if settings.compile == "auto" else settings.compile == "yes",
         encoder_device=settings.encoder_device if settings.encoder_device != "auto" else ("cuda" if gpu else "cpu"),

@@ -13,9 +13,9 @@ import numpy as np
 from app_llm.errors import too_long
 from app_llm.generator import Accepted, Piece
 from app_llm.settings import Settings
-from contracts.types import Encoding, Prompt
+from contracts.types import Encoding, FinishReason, Prompt
 
-_WORDS = re.compile(r"\w+")
+_NO_LETTERS = re.compile(r"\W+")
 
 WORD_TOKENIZER = json.dumps(
     {
@@ -52,7 +52,7 @@ class SimulatedEngine:
         digest = hashlib.sha256(text.encode()).digest()
         fails = int.from_bytes(digest[:4]) / 2**32 < settings.simulated_failure_rate
         length = min(max_tokens, settings.simulated_answer_tokens)
-        reason = "stop" if length == settings.simulated_answer_tokens else "length"
+        reason: FinishReason = "stop" if length == settings.simulated_answer_tokens else "length"
         async with self._slots:
             for i in range(length):
                 await asyncio.sleep(settings.simulated_token_seconds if i else settings.simulated_first_token_seconds)
@@ -82,7 +82,7 @@ class HashEncoder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths: list[int] = []
         for row, text in zip(vectors, texts, strict=True):
-            words = _WORDS.findall(text.lower())
+            words = [_NO_LETTERS.sub("", word) for word in text.lower().split()]
             lengths.append(len(words))
             for word in words[: self.window] or [""]:
                 digest = hashlib.blake2b(word.encode(), digest_size=8).digest()

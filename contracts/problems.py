@@ -72,7 +72,9 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             why = first.get("ctx", {}).get("error", "")
-            return answer(request, 400, "malformed_json", "The body is not JSON", f"{why} at {first['loc'][-1]}".strip())
+            return answer(
+                request, 400, "malformed_json", "The body is not JSON", f"{why} at {first['loc'][-1]}".strip()
+            )
         errors = [{"field": _field(e["loc"]), "message": e["msg"], "type": e["type"]} for e in error.errors()]
         detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors)
         return answer(request, 422, "invalid_request", "The request is not valid", detail, errors=errors)

@@ -68,4 +68,6 @@ if __name__ == "__main__":
     try:
         install(sys.argv[1:])
     except subprocess.CalledProcessError as exc:
-        sys.exit(f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe.")
+        sys.exit(
+            f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe."
+        )

@@ -56,16 +56,21 @@ def problems(accelerator: str, installed: bool, ports: bool, root: Path, environ
     if ports and memory < MEMORY_GIB:
         found.append(f"{memory:.1f} GiB of memory are available; {MEMORY_GIB} are needed: close something.")
     if ports:
+        try:
+            wanted = local_ports(environment)
+        except ValueError as exc:
+            found.append(f"A port in the environment or in .env is no number: {exc}.")
+            wanted = []
         found += [
             f"Port {port} ({name}) is in use: stop what listens there, or set {variable}."
-            for name, port, variable in local_ports(environment)
+            for name, port, variable in wanted
             if in_use(port)
         ]
     return found
 
 
 def local_ports(environment: dict[str, str]) -> list[tuple[str, int, str]]:
-    """Name, port and variable of everything that `make run` starts."""
+    """Name, port and variable of everything that `make run` starts. Raises ValueError for what is no port."""
     milvus = urlsplit(environment.get("PHAROS_MILVUS_URI", "http://127.0.0.1:19530"))
     found = [
         ("the gateway", int(environment.get("PHAROS_PORT", "8000")), "PHAROS_PORT"),
@@ -97,9 +102,10 @@ def environment_with_dotenv(root: Path) -> dict[str, str]:
     dotenv = root / ".env"
     if dotenv.is_file():
         for line in dotenv.read_text().splitlines():
-            name, equals, value = line.strip().partition("=")
-            if equals and not name.startswith("#"):
-                found[name.strip()] = value.strip().strip("\"'")
+            name, equals, value = line.strip().removeprefix("export ").partition("=")
+            value = value.partition(" #")[0].strip().strip("\"'")
+            if equals and value and not name.startswith("#"):
+                found[name.strip().upper()] = value
     return {**found, **os.environ}
 
 

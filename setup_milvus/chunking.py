@@ -19,7 +19,7 @@ SPECIAL_TOKENS = 2
 HEADING_SHARE = 4
 """A heading may take at most one token in this many of a passage; a longer one is cut for encoding only."""
 
-_SENTENCE_END = re.compile(r"[.!?]['\"”’)]?\s|\n")
+_SENTENCE_END = re.compile(r"[.!?]['\"”’)]?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,21 @@ class Chunk:
 
 
 def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overlap_tokens: int) -> list[Chunk]:
-    """`document` in passages of at most `chunk_tokens` tokens, heading and special tokens included.
+    """`document` in passages of `chunk_tokens` tokens at most, heading and special tokens included. (A passage that
+    starts inside a word may come out some tokens longer, since the rest of a word is cut into other tokens.)
 
     Neighbours share about `overlap_tokens`. A passage ends with a sentence where one ends in its last quarter. Together
     they cover the whole text.
     """
     heading = _cut_tokens(document.title, tokenizer, chunk_tokens // HEADING_SHARE)
     used = SPECIAL_TOKENS + (len(_offsets(heading, tokenizer)) + 1 if heading else 0)
-    texts = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens)
+    # A text of which the tokenizer makes nothing is still a passage: its heading can be found.
+    texts = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens) or [""]
     chunks = []
     for index, text in enumerate(texts):
         stored = cut_bytes(text, TEXT_BYTES_MAX)
-        chunks.append(Chunk(_chunk_id(document.id, index, stored), document, index, stored, f"{heading}\n{text}".strip()))
+        encoded = f"{heading}\n{text}".strip()
+        chunks.append(Chunk(_chunk_id(document.id, index, stored), document, index, stored, encoded))
     return chunks
 
 
@@ -66,10 +69,11 @@ def split(text: str, offsets: Sequence[tuple[int, int]], size: int, overlap: int
 
 def _sentence_end(text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> int:
     """The last token in the last quarter of [start, end) that ends a sentence, plus one; `end` where none does."""
-    for i in range(end - 1, end - max(1, (end - start) // 4), -1):
-        tail = text[offsets[i][1] - 1 : offsets[i][1] + 2]
-        if _SENTENCE_END.match(tail) or _SENTENCE_END.match(tail[1:]):
-            return i + 1
+    for stop in range(end, end - (end - start) // 4, -1):
+        last, following = offsets[stop - 1][1], offsets[stop][0]
+        gap = text[last:following]
+        if "\n" in gap or (gap and _SENTENCE_END.search(text[max(0, last - 2) : last])):
+            return stop
     return end
 
 

@@ -21,26 +21,35 @@ _NEWLINES = re.compile(r" ?\n[ \n]*")
 
 
 def clean_text(raw: str) -> tuple[str, list[str]]:
-    """`raw` as readable text with one newline between paragraphs, and the names of the mends it took."""
-    mends: list[str] = []
+    """`raw` as readable text with one newline between paragraphs, and the names of the mends it took.
 
+    Mending can lay bare more damage ("&amp;quot;", "<\\0b>"), so it is repeated until nothing is left to mend.
+    """
+    mends: dict[str, None] = {}
+    text, before = raw, None
+    while text != before:
+        before = text
+        text = _mend_once(text, mends)
+    return text, list(mends)
+
+
+def _mend_once(raw: str, mends: dict[str, None]) -> str:
     def mend(name: str, before: str, after: str) -> str:
         if before != after:
-            mends.append(name)
+            mends[name] = None
         return after
 
     unix = raw.replace("\r\n", "\n").replace("\r", "\n")
     text = mend("HTML entities", unix, html.unescape(unix))
     text = mend("control characters of a wrong decoding", text, _C1.sub(_as_cp1252, text))
+    text = mend("control characters", text, _CONTROL.sub("", text))
     text = mend("scripts and styles", text, _HIDDEN.sub(" ", text))
     text = mend("tags", text, _TAG.sub(" ", text))
     text = mend("broken tags", text, _BROKEN_END.sub("", _BROKEN_START.sub("", text)))
     text = mend("non-breaking spaces", text, _NO_BREAK.sub(" ", text))
     text = mend("accents used as apostrophes", text, _ACCENT.sub("'", text))
-    text = mend("control characters", text, _CONTROL.sub("", text))
     text = mend("sentences glued together", text, _GLUED.sub(". ", text))
-    text = _NEWLINES.sub("\n", _SPACES.sub(" ", text)).strip()
-    return text, mends
+    return _NEWLINES.sub("\n", _SPACES.sub(" ", text)).strip()
 
 
 def clean_line(raw: str) -> tuple[str, list[str]]:

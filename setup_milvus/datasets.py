@@ -1,31 +1,25 @@
-"""Readers: a file of rows in, cleaned documents out, in chunks, so that memory does not grow with the file."""
+"""A file of rows in, cleaned documents out, in chunks, so that memory does not grow with the file."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
-import openpyxl
 import pandas as pd
 
 from contracts.collection import DATE_BYTES_MAX, TITLE_BYTES_MAX, TOPIC_BYTES_MAX
+from setup_milvus import readers
 from setup_milvus.cleaning import clean_date, clean_line, clean_text, cut_bytes
+from setup_milvus.readers import DatasetError
 
-ROWS_PER_CHUNK = 1000
 NO_TOPIC = "general"
 """Where documents without a topic go."""
-
-
-class DatasetError(Exception):
-    """The file cannot be read as asked; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +74,10 @@ class Dataset:
         """Look the file over once: format, encoding, columns, number of rows. Raises DatasetError."""
         if not path.is_file():
             raise DatasetError(f"{path}: no such file")
-        kind = _kind(path)
-        if kind == "xlsx":
-            header, rows = _look_over_xlsx(path)
-            encoding = None
-        else:
-            encoding = encoding or _detect_encoding(path)
-            header, rows = _look_over_text(path, encoding, kind)
+        kind = readers.kind_of(path)
+        header, rows, encoding = readers.look_over(path, kind, encoding)
         wanted = [columns.text, columns.title, columns.topic, columns.date, columns.id]
-        missing = [name for name in wanted if name and name not in header and not (kind == "jsonl")]
+        missing = [name for name in wanted if name and name not in header]
         if missing:
             raise DatasetError(
                 f"{path}: no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, header))}. "
@@ -99,42 +88,31 @@ class Dataset:
 
     def documents(self, tally: Tally, limit: int | None = None) -> Iterator[Document]:
         """Cleaned documents in the file's order, without duplicates. `limit` counts rows."""
-        seen = _SeenIds()
-        rows = (row for frame in self._frames() for row in frame.itertuples(index=False, name=None))
-        for text, title, topic, date, key in islice(rows, limit):
-            tally.rows += 1
-            document = _document(text, title, topic, date, key, tally)
-            if document is None:
-                tally.dropped["no text"] += 1
-            elif not seen.add(document.id):
-                tally.dropped["duplicate"] += 1
-            else:
-                tally.documents += 1
-                yield document
+        with closing(_SeenIds()) as seen, closing(self._frames()) as frames:
+            rows = (row for frame in frames for row in frame.itertuples(index=False, name=None))
+            for text, title, topic, date, key in islice(rows, limit):
+                tally.rows += 1
+                document = _document(text, title, topic, date, key, tally)
+                if document is None:
+                    tally.dropped["no text"] += 1
+                elif not seen.add(document.id):
+                    tally.dropped["duplicate"] += 1
+                else:
+                    tally.documents += 1
+                    yield document
 
-    def _frames(self) -> Iterator[pd.DataFrame]:
-        """Chunks with exactly five string columns: text, title, topic, date, id."""
-        kind = _kind(self.path)
-        if kind == "xlsx":
-            frames = _xlsx_frames(self.path)
-        elif kind == "jsonl":
-            frames = iter(pd.read_json(self.path, lines=True, chunksize=ROWS_PER_CHUNK, dtype=False, encoding="utf-8"))
-        else:
-            frames = iter(
-                pd.read_csv(
-                    self.path, chunksize=ROWS_PER_CHUNK, dtype=str, keep_default_na=False, encoding=self.encoding
-                )
-            )
+    def _frames(self) -> Generator[pd.DataFrame, None, None]:
+        """Chunks with exactly five string columns: text, title, topic, date, id. Raises DatasetError."""
         names = self.columns
-        for frame in frames:
-            columns = {}
-            for role, name in zip(
-                ("text", "title", "topic", "date", "id"),
-                (names.text, names.title, names.topic, names.date, names.id),
-                strict=True,
-            ):
-                columns[role] = frame[name].fillna("").astype(str) if name and name in frame else ""
-            yield pd.DataFrame(columns, index=frame.index)
+        wanted = (names.text, names.title, names.topic, names.date, names.id)
+        frames = readers.frames(self.path, readers.kind_of(self.path), self.encoding)
+        with closing(frames):
+            for frame in frames:
+                columns = {
+                    role: frame[name].fillna("").astype(str) if name and name in frame else ""
+                    for role, name in zip(("text", "title", "topic", "date", "id"), wanted, strict=True)
+                }
+                yield pd.DataFrame(columns, index=frame.index)
 
 
 def _document(text: str, title: str, topic: str, date: str, key: str, tally: Tally) -> Document | None:
@@ -170,86 +148,5 @@ class _SeenIds:
         """True for an id that is new."""
         return self._db.execute("insert or ignore into seen values (?)", (id,)).rowcount == 1
 
-
-def _kind(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    for kind in ("csv", "xlsx", "jsonl"):
-        if name.endswith(f".{kind}"):
-            return kind
-    raise DatasetError(f"{path}: not a .csv, .csv.gz, .xlsx, .jsonl or .jsonl.gz file")
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    opened: IO[bytes] = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[assignment]
-    return opened
-
-
-def _detect_encoding(path: Path) -> str:
-    """UTF-8 where the whole file is UTF-8, else cp1252. (latin-1 would accept anything and garble the quotes.)"""
-    problems = []
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            with _open_bytes(path) as raw, _text_of(raw, encoding) as text:
-                while text.read(1 << 20):
-                    pass
-            return encoding
-        except UnicodeDecodeError as exc:
-            problems.append(f"{encoding}: {exc.reason} at byte {exc.start} of a block")
-        except (OSError, EOFError) as exc:
-            raise DatasetError(f"{path}: cannot be read: {exc}") from exc
-    raise DatasetError(f"{path}: neither UTF-8 nor cp1252 ({'; '.join(problems)}). Say which with --encoding.")
-
-
-def _text_of(raw: IO[bytes], encoding: str) -> IO[str]:
-    import io
-
-    return io.TextIOWrapper(raw, encoding=encoding, newline="")
-
-
-def _look_over_text(path: Path, encoding: str, kind: str) -> tuple[list[str], int]:
-    """Header and number of rows."""
-    csv.field_size_limit(2**31 - 1)
-    try:
-        with _open_bytes(path) as raw, _text_of(raw, encoding) as text:
-            if kind == "jsonl":
-                return [], sum(1 for line in text if line.strip())
-            reader = csv.reader(text)
-            header = next(reader, None)
-            if header is None:
-                raise DatasetError(f"{path}: the file is empty")
-            return header, sum(1 for row in reader if row)
-    except LookupError as exc:
-        raise DatasetError(f"unknown encoding {encoding!r}") from exc
-    except UnicodeDecodeError as exc:
-        raise DatasetError(f"{path}: is not {encoding}: {exc.reason}. Try another --encoding.") from exc
-    except (OSError, EOFError, csv.Error) as exc:
-        raise DatasetError(f"{path}: cannot be read: {exc}") from exc
-
-
-def _look_over_xlsx(path: Path) -> tuple[list[str], int]:
-    try:
-        book = openpyxl.load_workbook(path, read_only=True)
-    except Exception as exc:  # openpyxl raises what zipfile and its XML parser raise
-        raise DatasetError(f"{path}: is not a readable .xlsx file: {exc}") from exc
-    try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [str(name or "") for name in next(rows, ())]
-        if not header:
-            raise DatasetError(f"{path}: the first sheet is empty")
-        return header, sum(1 for row in rows if any(cell is not None for cell in row))
-    finally:
-        book.close()
-
-
-def _xlsx_frames(path: Path) -> Iterator[pd.DataFrame]:
-    # pandas.read_excel holds the whole sheet; openpyxl's read-only mode streams it.
-    book = openpyxl.load_workbook(path, read_only=True)
-    try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [str(name or "") for name in next(rows)]
-        filled = (row for row in rows if any(cell is not None for cell in row))
-        while chunk := list(islice(filled, ROWS_PER_CHUNK)):
-            frame = pd.DataFrame(chunk, columns=header, dtype=object)
-            yield frame.loc[:, ~frame.columns.duplicated()]
-    finally:
-        book.close()
+    def close(self) -> None:
+        self._db.close()

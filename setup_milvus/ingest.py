@@ -51,7 +51,7 @@ class Outcome:
 class Ingestion:
     """One run. `on_documents(n)` hears of documents whose passages are all stored."""
 
-    def __init__(self, settings: Settings, on_documents: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, settings: Settings, on_documents: Callable[[int], object] = lambda _: None) -> None:
         self._settings = settings
         self._on_documents = on_documents
         self._models = ModelService(settings.model_url)
@@ -166,9 +166,10 @@ class Ingestion:
                     return await call()
         except Exception as exc:
             if _may_pass(exc):
+                why = str(exc).splitlines()[0] if str(exc) else repr(exc)
                 raise DependencyDown(
-                    f"{dependency} stayed away for {self._settings.ingest_retry_seconds:.0f} s. What was stored is safe: "
-                    f"run the same command again when it is back. ({str(exc).splitlines()[0] if str(exc) else exc!r})"
+                    f"{dependency} stayed away for {self._settings.ingest_retry_seconds:.0f} s ({why}). "
+                    "What was stored is safe: run the same command again when it is back."
                 ) from exc
             raise
         raise AssertionError("unreachable: AsyncRetrying returns or raises")

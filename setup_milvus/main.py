@@ -13,8 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from setup_milvus.datasets import Columns, Dataset, DatasetError
+from setup_milvus.datasets import Columns, Dataset
 from setup_milvus.ingest import DependencyDown, Ingestion, Outcome
+from setup_milvus.readers import DatasetError
 from setup_milvus.settings import Settings
 from setup_milvus.store import ManifestMismatch
 
@@ -79,7 +80,8 @@ def report(outcome: Outcome, dataset: Dataset, seconds: float) -> str:
     tally = outcome.tally
     lines = [
         f"{tally.rows:,} rows read from {dataset.path.name}" + (f" as {dataset.encoding}" if dataset.encoding else ""),
-        f"{tally.documents:,} documents, {outcome.passages:,} passages, {outcome.already_stored:,} of them stored before",
+        f"{tally.documents:,} documents, {outcome.passages:,} passages, "
+        f"{outcome.already_stored:,} of them stored before",
     ]
     lines += [f"  dropped {count:>6,}  {reason}" for reason, count in tally.dropped.most_common()]
     lines += [f"  mended  {count:>6,}  {reason}" for reason, count in tally.mended.most_common()]
@@ -92,7 +94,8 @@ def report(outcome: Outcome, dataset: Dataset, seconds: float) -> str:
             lines.append(f"  {topic}: {expected:,} passages")
         else:
             stored = outcome.stored[topic]
-            verdict = "verified" if stored == expected else "INCOMPLETE" if stored < expected else "with other data sets"
+            surplus = "INCOMPLETE" if stored < expected else "with other data sets"
+            verdict = "verified" if stored == expected else surplus
             lines.append(f"  {topic}: {stored:,} passages stored of {expected:,} read ({verdict})")
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rate = tally.documents / seconds if seconds else 0

@@ -29,9 +29,7 @@ class ModelService:
 
     async def encode(self, texts: Sequence[str]) -> Encoding:
         """As the `Encoder` port."""
-        response = await self._http.post(
-            "/encode", json={"texts": list(texts)}, headers={"accept": wire.MSGPACK}
-        )
+        response = await self._http.post("/encode", json={"texts": list(texts)}, headers={"accept": wire.MSGPACK})
         response.raise_for_status()
         return wire.encoding_from_msgpack(response.content)
 

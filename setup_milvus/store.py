@@ -110,9 +110,7 @@ class PassageWriter:
         self._client.close()
 
     def _query(self, collection: str, filter: str, fields: list[str]) -> list[dict[str, Any]]:
-        return list(
-            self._client.query(collection, filter=filter, output_fields=fields, consistency_level="Strong")
-        )
+        return list(self._client.query(collection, filter=filter, output_fields=fields, consistency_level="Strong"))
 
 
 def upsert_misplaces_rows(server_version: str) -> bool:

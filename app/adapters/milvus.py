@@ -42,7 +42,7 @@ class MilvusStore:
     async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
         if not len(vectors):
             return []
-        found = await self._call(
+        found: list[list[dict[str, Any]]] = await self._call(
             lambda: self._client.search(
                 self._collection,
                 data=list(vectors),
@@ -57,9 +57,7 @@ class MilvusStore:
         return [[_passage(hit) for hit in hits] for hits in found]
 
     async def topics(self) -> list[TopicCount]:
-        rows = await self._query(
-            self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT
-        )
+        rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)
         names = sorted(row["key"].removeprefix(schema.TOPIC_KEY_PREFIX) for row in rows)
         return list(await asyncio.gather(*(self._count(name) for name in names)))
 

@@ -1,4 +1,4 @@
-"""`app_llm` over HTTP: the network implementations of `Encoder` and `Generator`, and what the service says of itself."""
+"""`app_llm` over HTTP: `Encoder` and `Generator` through the network, and what the service says of itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _DROPPED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 
 
-def model_http_client(base_url: str, *, connect_seconds: float, read_seconds: float, connections: int) -> httpx.AsyncClient:
+def model_http_client(
+    base_url: str, *, connect_seconds: float, read_seconds: float, connections: int
+) -> httpx.AsyncClient:
     """A bounded, keep-alive pool to one model service. `read_seconds` bounds the silence between two frames."""
     return httpx.AsyncClient(
         base_url=base_url,
@@ -38,7 +40,9 @@ class ModelService:
         """Times it could not be reached; after one of them it may be another process with another model."""
 
     @asynccontextmanager
-    async def request(self, method: str, path: str, body: object = None, accept: str = wire.JSON) -> AsyncGenerator[httpx.Response, None]:
+    async def request(
+        self, method: str, path: str, body: object = None, accept: str = wire.JSON
+    ) -> AsyncGenerator[httpx.Response, None]:
         """A response whose body is still to be read, with a 2xx status. Raises PharosError.
 
         A kept-alive connection that the other side has closed meanwhile fails on first use, before any answer: that

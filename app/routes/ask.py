@@ -29,7 +29,8 @@ class AskBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     question: str = Field(
-        description="The question, in natural language.", examples=["How much did Norvane first agree to pay for Bellmarsh Dairy?"]
+        description="The question, in natural language.",
+        examples=["How much did Norvane first agree to pay for Bellmarsh Dairy?"],
     )
     topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["business"])
     topics: list[str] | None = Field(

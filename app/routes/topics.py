@@ -28,6 +28,6 @@ def router(topics: TopicDirectory) -> APIRouter:
         },
     )
     async def list_topics() -> Response:
-        return Response(msgspec.json.encode({"topics": await topics.list()}), media_type=wire.JSON)
+        return Response(msgspec.json.encode({"topics": await topics.all()}), media_type=wire.JSON)
 
     return routes

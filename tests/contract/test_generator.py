@@ -70,7 +70,8 @@ async def test_raw_text_runs_without_a_template(generator: Generator) -> None:
     plain = Prompt("plain", text="one two three", sampling=Sampling(max_tokens=2))
     found = await deltas(generator, [plain, prompt("chat", "one two three", max_tokens=2)])
     plain_usage, chat_usage = found["plain"][-1].usage, found["chat"][-1].usage
-    assert plain_usage is not None and chat_usage is not None
+    assert plain_usage is not None
+    assert chat_usage is not None
     assert plain_usage.prompt_tokens <= chat_usage.prompt_tokens
 
 

@@ -72,7 +72,12 @@ async def test_nearest_first_with_cosine_scores(store: VectorStore) -> None:
     assert [passage.id for passage in found] == ["p1", "p3"]
     assert found[0].score == pytest.approx(1, abs=1e-3)
     assert found[1].score == pytest.approx(np.sqrt(0.5), abs=1e-3)
-    assert (found[0].title, found[0].topic, found[0].date, found[0].text) == ("title 1", "sports", "2025-01-02", "text 1")
+    assert (found[0].title, found[0].topic, found[0].date, found[0].text) == (
+        "title 1",
+        "sports",
+        "2025-01-02",
+        "text 1",
+    )
 
 
 async def test_several_vectors_in_one_call_keep_their_order(store: VectorStore) -> None:

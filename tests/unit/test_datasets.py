@@ -15,7 +15,8 @@ import openpyxl
 import pytest
 
 from contracts.collection import TITLE_BYTES_MAX, TOPIC_BYTES_MAX
-from setup_milvus.datasets import NO_TOPIC, Columns, Dataset, DatasetError, Document, Tally
+from setup_milvus.datasets import NO_TOPIC, Columns, Dataset, Document, Tally
+from setup_milvus.readers import DatasetError
 
 HEADER = ("Article", "Date", "Heading", "NewsType")
 ROWS = (
