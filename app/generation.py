@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -110,7 +110,7 @@ class GenerationPool:
 
     async def _relay(self, frames: AsyncGenerator[Frame, None], first: Frame, streams: dict[str, TokenStream]) -> None:
         failure: PharosError = ModelServiceFailed(
-            "The model service ended the stream before the answer was complete; try again."
+            "The model service ended the stream before the answer did; try again."
         )
         try:
             _deal(first, streams)
@@ -124,10 +124,8 @@ class GenerationPool:
                 stream.fail(failure)
 
     async def _abort(self, request_ids: Sequence[str]) -> Sequence[None]:
-        try:
+        with suppress(PharosError):  # a model service that is down has freed its slots already
             await self._generator.abort(request_ids)
-        except PharosError:
-            pass  # A model service that is down has freed its slots already.
         return [None] * len(request_ids)
 
     def _background(self, work: Coroutine[None, None, object]) -> None:

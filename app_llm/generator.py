@@ -66,7 +66,7 @@ class _Collector:
 
 
 class BatchedGenerator:
-    """Implements `contracts.ports.Generator`. At most `prompts_max` prompts are held; beyond that `generate` is Busy."""
+    """Implements `contracts.ports.Generator`. It holds at most `prompts_max` prompts; beyond that it is Busy."""
 
     def __init__(self, engine: Engine, prompts_max: int) -> None:
         self._engine = engine

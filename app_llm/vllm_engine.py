@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from app_llm.errors import NoTokenizer, PromptRefused, too_long
@@ -122,7 +123,7 @@ def _set_environment(settings: Settings, plan: Plan) -> None:
     }
     if plan.device == "cpu":
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(plan.kv_cache_gib)
-    if os.path.isdir(settings.model):
+    if Path(settings.model).is_dir():
         chosen["HF_HUB_OFFLINE"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)

@@ -85,7 +85,7 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
         detail = f"{request.method} {request.url.path}: {phrase.lower()}. The API is described under /docs."
         return answer(request, error.status_code, phrase.lower().replace(" ", "_"), phrase, detail)
 
-    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+    async def on_anything(request: Request, _: Exception) -> JSONResponse:
         # Starlette logs the traceback itself; the caller gets none of it.
         return answer(request, 500, "internal", "Internal error", "This is a fault in Pharos; its log says more.")
 

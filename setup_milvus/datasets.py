@@ -76,7 +76,9 @@ class Dataset:
             raise DatasetError(f"{path}: no such file")
         kind = readers.kind_of(path)
         header, rows, encoding = readers.look_over(path, kind, encoding)
-        wanted = [columns.text, columns.title, columns.topic, columns.date, columns.id]
+        # A JSON row may leave out what it lacks, so only the text is asked of the first one.
+        optional = [] if kind == "jsonl" else [columns.title, columns.topic, columns.date, columns.id]
+        wanted = [columns.text, *optional]
         missing = [name for name in wanted if name and name not in header]
         if missing:
             raise DatasetError(

@@ -42,7 +42,7 @@ class EventStream(Response):
         """As Starlette's, but without the content-length of a body that is not known yet."""
         self.raw_headers = [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         with suppress(ClientGone):
             await unless_disconnected(receive, self._send_all(send))
 
