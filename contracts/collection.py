@@ -30,6 +30,8 @@ TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
 
 COLLECTION_NOT_FOUND = 100
+COLLECTION_NOT_LOADED = 101
+"""Milvus Lite forgets what was loaded when it restarts, and a loaded collection is what a search needs."""
 _PASSING_CODES = frozenset({1, 2, 3, 4, 5, 8, 101, *range(500, 600), *range(900, 1000)})
 """Milvus' codes for a server that is starting, unreachable, out of memory, over its limits, or moving its parts
 (pkg/util/merr/errors.go of Milvus; pymilvus uses 2 for a failed connection too)."""

@@ -82,7 +82,9 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         phrase = HTTPStatus(error.status_code).phrase
-        detail = f"{request.method} {request.url.path}: {phrase.lower()}. The API is described under /docs."
+        detail = error.detail
+        if detail == phrase:
+            detail = f"{request.method} {request.url.path}: {phrase.lower()}. The API is described under /docs."
         return answer(request, error.status_code, phrase.lower().replace(" ", "_"), phrase, detail)
 
     async def on_anything(request: Request, _: Exception) -> JSONResponse:

@@ -145,7 +145,17 @@ class Ingestion:
     async def _milvus(self, use: Callable[[PassageWriter], T]) -> T:
         writer = self._writer
         assert writer is not None, "the store is opened first"
-        return await self._patiently(lambda: asyncio.to_thread(use, writer), "Milvus")
+
+        def use_loaded() -> T:
+            try:
+                return use(writer)
+            except MilvusException as exc:
+                if exc.code != schema.COLLECTION_NOT_LOADED:
+                    raise
+                writer.load()
+                return use(writer)
+
+        return await self._patiently(lambda: asyncio.to_thread(use_loaded), "Milvus")
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], dependency: str) -> T:
         """`call`, again and again while the dependency is away. Raises DependencyDown."""

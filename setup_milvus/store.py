@@ -48,8 +48,7 @@ class PassageWriter:
             self._client.create_collection(
                 self._collection, schema=schema.passage_schema(dimension), index_params=schema.passage_index()
             )
-        self._client.load_collection(self._catalog)
-        self._client.load_collection(self._collection)
+        self.load()
         wanted = json.dumps(manifest, sort_keys=True)
         rows = self._query(self._catalog, f'key == "{schema.MANIFEST_KEY}"', ["value"])
         if rows and rows[0]["value"] != wanted:
@@ -59,6 +58,11 @@ class PassageWriter:
             )
         if not rows:
             self._client.upsert(self._catalog, [schema.catalog_row(schema.MANIFEST_KEY, wanted)])
+
+    def load(self) -> None:
+        """Make both collections searchable; Milvus Lite forgets it when it restarts."""
+        self._client.load_collection(self._catalog)
+        self._client.load_collection(self._collection)
 
     def add_topics(self, topics: Iterable[str]) -> None:
         """Note that these topics exist; before their first passage is written, so that none is ever missing."""

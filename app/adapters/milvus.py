@@ -92,7 +92,13 @@ class MilvusStore:
         """The outcome of `call`; `if_missing` where nothing has been ingested yet. Raises StoreDown or StoreFailed."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await call()
+                try:
+                    return await call()
+                except MilvusException as exc:
+                    if exc.code != schema.COLLECTION_NOT_LOADED:
+                        raise
+                    await self._load()
+                    return await call()
         except TimeoutError as exc:
             raise StoreDown(f"Milvus did not answer within {self._timeout:g} s; try again later.") from exc
         except grpc.RpcError as exc:
@@ -103,6 +109,10 @@ class MilvusStore:
             if schema.may_pass(exc):
                 raise StoreDown("Milvus cannot be reached; try again in a moment.") from exc
             raise StoreFailed("Milvus refused the request; its log says why.") from exc
+
+    async def _load(self) -> None:
+        for collection in (self._catalog, self._collection):
+            await self._client.load_collection(collection)
 
     async def close(self) -> None:
         """Close the connection. The store is not usable afterwards."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts import wire
-from contracts.problems import problem_body
 from contracts.telemetry import REQUEST_ID_HEADER
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -39,12 +37,9 @@ class RequestIds:
         await self._app(scope, receive, send_with_id)
 
 
-class _BodyTooLarge(Exception):
-    pass
-
-
 class BodyLimit:
-    """Refuses bodies of more than `max_bytes`, declared or not, before they fill the memory."""
+    """Refuses bodies of more than `max_bytes`, declared or not, before they fill the memory: as soon as a route reads
+    one it gets an HTTPException, the one kind that FastAPI lets through there."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -54,35 +49,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        received = 0
-        started = False
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        received = int(declared) if declared.isdigit() and int(declared) > self._max else 0
 
         async def bounded_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max:
-                raise _BodyTooLarge
+            if received > self._max and message["type"] == "http.request":
+                raise HTTPException(413, f"The body is larger than {self._max:,} bytes; send less.")
             return message
 
-        async def noting_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            length = next((v for n, v in scope["headers"] if n == b"content-length"), b"0")
-            if length.isdigit() and int(length) > self._max:
-                raise _BodyTooLarge
-            await self._app(scope, bounded_receive, noting_send)
-        except _BodyTooLarge:
-            if not started:
-                await self._refuse(scope, send)
-
-    async def _refuse(self, scope: Scope, send: Send) -> None:
-        request_id = scope.get("state", {}).get("request_id", "")
-        detail = f"The body is larger than {self._max:,} bytes; send less."
-        body = problem_body(request_id, 413, "body_too_large", "The body is too large", detail)
-        headers = [(b"content-type", wire.PROBLEM.encode()), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+        await self._app(scope, bounded_receive, send)

@@ -44,13 +44,19 @@ class Service:
         ready = ready or answers_ready
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
             if ready(self):
                 return self
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
             time.sleep(0.1)
         self.kill()
         raise AssertionError(f"{self.name} was not ready after {seconds} s:\n{self.tail()}")
+
+    def run(self, seconds: float = 300) -> int:
+        """Start it and wait for its end; its exit status."""
+        self.start(lambda _: True)
+        assert self.process is not None
+        return self.process.wait(seconds)
 
     def stop(self) -> None:
         """End it as an operator would, and what it left behind by force."""

@@ -1,0 +1,35 @@
+"""A gateway over the simulated model service and Milvus Lite, with the sample corpus loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import asking, processes
+from tests.support.processes import Service
+
+SAMPLE = "setup_milvus/sample/articles.csv"
+MIN_SCORE = 0.2
+"""The hash encoder's similarities are lower than a real encoder's."""
+
+
+@pytest.fixture(scope="session")
+def gateway(simulated: Service, milvus_lite: Service, logs: Path) -> Iterator[Service]:
+    job = processes.ingestion(
+        logs / "ingestion.log", simulated.url, milvus_lite.url, "--dataset", SAMPLE, collection="sample_hash"
+    )
+    assert job.run() == 0, job.tail()
+    service = processes.gateway(
+        logs / "gateway.log", simulated.url, milvus_lite.url, collection="sample_hash", min_score=MIN_SCORE
+    )
+    yield service.start()
+    service.stop()
+
+
+@pytest.fixture
+def http(gateway: Service) -> Iterator[httpx.Client]:
+    with asking.client(gateway.url) as client:
+        yield client
