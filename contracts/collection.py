@@ -29,6 +29,10 @@ PASSAGE_FIELDS = ["document_id", "title", "topic", "date", "text"]
 TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
 
+GRPC_OPTIONS = {"grpc.keepalive_time_ms": 330_000, "grpc.keepalive_permit_without_calls": False}
+"""pymilvus pings every 10 s; Milvus Lite's server, like any Python gRPC server, closes a connection that pings more
+often than every five minutes ("too_many_pings"). Calls have deadlines of their own."""
+
 COLLECTION_NOT_FOUND = 100
 COLLECTION_NOT_LOADED = 101
 """Milvus Lite forgets what was loaded when it restarts, and a loaded collection is what a search needs."""

@@ -35,13 +35,15 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One cleaned row. `id` is a hash of all of it, so that the same row has the same id in every run."""
+    """One cleaned row. `id` is a hash of all of it, so that the same row has the same id in every run; `key` is what
+    the id column said, if there is one."""
 
     id: str
     title: str
     text: str
     topic: str
     date: str
+    key: str = ""
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ def _document(text: str, title: str, topic: str, date: str, key: str, tally: Tal
         tally.mended["heading or topic cut to its limit"] += 1
     heading, subject = cut_bytes(heading, TITLE_BYTES_MAX), cut_bytes(subject, TOPIC_BYTES_MAX)
     when = cut_bytes(when, DATE_BYTES_MAX)
-    return Document(document_id(key, heading, clean, subject, when), heading, clean, subject, when)
+    return Document(document_id(key, heading, clean, subject, when), heading, clean, subject, when, key)
 
 
 class _SeenIds:

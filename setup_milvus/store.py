@@ -25,7 +25,7 @@ class PassageWriter:
     """
 
     def __init__(self, uri: str, token: str, collection: str) -> None:
-        self._client = MilvusClient(uri, token=token)
+        self._client = MilvusClient(uri, token=token, grpc_options=schema.GRPC_OPTIONS)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
         self._upsert_misplaces_rows = upsert_misplaces_rows(self._client.get_server_version())

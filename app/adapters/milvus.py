@@ -34,7 +34,7 @@ class MilvusStore:
     """
 
     def __init__(self, uri: str, token: str, collection: str, timeout_seconds: float) -> None:
-        self._client = AsyncMilvusClient(uri, token=token)
+        self._client = AsyncMilvusClient(uri, token=token, grpc_options=schema.GRPC_OPTIONS)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
         self._timeout = timeout_seconds

@@ -17,13 +17,19 @@ MIN_SCORE = 0.2
 
 
 @pytest.fixture(scope="session")
-def gateway(simulated: Service, milvus_lite: Service, logs: Path) -> Iterator[Service]:
-    job = processes.ingestion(
-        logs / "ingestion.log", simulated.url, milvus_lite.url, "--dataset", SAMPLE, collection="sample_hash"
-    )
+def loaded(simulated: Service, milvus_lite: Service, logs: Path) -> str:
+    """Name of the collection that holds the sample corpus, by the hash encoder."""
+    name = "sample_hash"
+    log = logs / "ingestion.log"
+    job = processes.ingestion(log, simulated.url, milvus_lite.url, "--dataset", SAMPLE, collection=name)
     assert job.run() == 0, job.tail()
+    return name
+
+
+@pytest.fixture(scope="session")
+def gateway(loaded: str, simulated: Service, milvus_lite: Service, logs: Path) -> Iterator[Service]:
     service = processes.gateway(
-        logs / "gateway.log", simulated.url, milvus_lite.url, collection="sample_hash", min_score=MIN_SCORE
+        logs / "gateway.log", simulated.url, milvus_lite.url, collection=loaded, min_score=MIN_SCORE
     )
     yield service.start()
     service.stop()

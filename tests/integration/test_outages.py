@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from tests.support import asking, processes
-from tests.support.processes import Service
 
 QUESTION = {"question": "How much did Norvane Foods agree to pay for Bellmarsh Dairy?", "max_tokens": 4}
 SAMPLE = "setup_milvus/sample/articles.csv"
@@ -100,8 +99,9 @@ def test_a_model_service_killed_mid_stream_ends_the_stream_with_one_error(stack:
     body = {**QUESTION, "max_tokens": 64, "stream": True}
     names = []
     with asking.client(stack.gateway.url) as http, http.stream("POST", "/ask", json=body) as response:
-        for name, data in asking.events(response):
+        for name, last in asking.events(response):
             names.append(name)
+            data = last
             if names.count("token") == 2 and name == "token":
                 stack.models.kill()
     assert names[-1] == "error"

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration.conftest import MIN_SCORE
 from tests.support import asking, processes
 from tests.support.processes import Service
 
@@ -31,13 +32,13 @@ def slow_models(logs: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def slow_gateway(gateway: Service, slow_models: Service, milvus_lite: Service, logs: Path) -> Iterator[Service]:
+def slow_gateway(loaded: str, slow_models: Service, milvus_lite: Service, logs: Path) -> Iterator[Service]:
     service = processes.gateway(
         logs / "slow-gateway.log",
         slow_models.url,
         milvus_lite.url,
-        collection="sample_hash",  # loaded by the fixture `gateway`
-        min_score=0.2,
+        collection=loaded,
+        min_score=MIN_SCORE,
         ping_seconds=0.05,
     )
     yield service.start()

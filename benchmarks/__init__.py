@@ -1,0 +1,1 @@
+"""Measurements: each a module with a command line; results and commands are in docs/benchmarks.md."""
