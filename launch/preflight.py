@@ -11,6 +11,7 @@ import platform
 import shutil
 import socket
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,6 +47,8 @@ def problems(accelerator: str, installed: bool, ports: bool, root: Path, environ
         return found
     if accelerator == "cpu" and "avx2" not in Path("/proc/cpuinfo").read_text():
         found.append("This processor has no AVX2, which vLLM's CPU build needs.")
+    if accelerator == "cpu" and find_library("numa") is None:
+        found.append("The library libnuma, which vLLM's CPU build needs, is missing: apt install libnuma1.")
     if accelerator == "gpu" and shutil.which("nvidia-smi") is None:
         found.append("ACCELERATOR=gpu, but there is no NVIDIA driver (nvidia-smi): install it or use the CPU.")
     need = DISK_GIB_INSTALLED if installed else DISK_GIB[accelerator]

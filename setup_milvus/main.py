@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
@@ -97,10 +96,18 @@ def report(outcome: Outcome, dataset: Dataset, seconds: float) -> str:
             surplus = "INCOMPLETE" if stored < expected else "with other data sets"
             verdict = "verified" if stored == expected else surplus
             lines.append(f"  {topic}: {stored:,} passages stored of {expected:,} read ({verdict})")
-    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory_mib = peak_memory_kib() / 1024
     rate = tally.documents / seconds if seconds else 0
     lines.append(f"{seconds:.1f} s, {rate:.1f} documents/s, peak memory {memory_mib:.0f} MiB")
     return "\n".join(lines)
+
+
+def peak_memory_kib() -> int:
+    """The most memory this process has held. (getrusage would count its parent's, from before exec.)"""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _positive(text: str) -> int:
