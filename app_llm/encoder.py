@@ -79,10 +79,15 @@ class SentenceTransformerEncoder:
 
 
 class MergingEncoder:
-    """An `Encoder` whose concurrent calls travel through the model as one batch of at most `merge_texts` texts."""
+    """An `Encoder` that merges small calls into one batch and cuts big ones into slices.
 
-    def __init__(self, encoder: LocalEncoder, *, merge_texts: int, queue_calls: int) -> None:
+    A call of more than `slice_texts` texts is sorted by length and goes slice by slice, the next one only when the last
+    is back. So a question waits for a slice of each ingestion job that is running, not for its hundreds of passages.
+    """
+
+    def __init__(self, encoder: LocalEncoder, *, slice_texts: int, merge_texts: int, queue_calls: int) -> None:
         self._encoder = encoder
+        self._slice_texts = slice_texts
         self.batcher: Batcher[Sequence[str], Encoding] = Batcher(
             self._encode,
             BatchLimits(batch_items=queue_calls, queue_items=queue_calls, batch_cost=merge_texts),
@@ -91,6 +96,23 @@ class MergingEncoder:
 
     async def encode(self, texts: Sequence[str]) -> Encoding:
         """As the port says. Raises Busy."""
+        if len(texts) <= self._slice_texts:
+            return await self._submit(texts)
+        # Texts of like length share a slice, so that a forward pass pads little.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self._encoder.dimension), dtype=np.float32)
+        tokens = [0] * len(texts)
+        truncated: list[int] = []
+        for start in range(0, len(order), self._slice_texts):
+            indices = order[start : start + self._slice_texts]
+            part = await self._submit([texts[i] for i in indices])
+            vectors[indices] = part.vectors
+            for index, count in zip(indices, part.tokens, strict=True):
+                tokens[index] = count
+            truncated += [indices[i] for i in part.truncated]
+        return Encoding(vectors, tuple(tokens), tuple(sorted(truncated)))
+
+    async def _submit(self, texts: Sequence[str]) -> Encoding:
         try:
             return (await self.batcher.submit(texts)).value
         except QueueFull as exc:

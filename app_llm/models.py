@@ -61,7 +61,10 @@ class Models:
         started = time.monotonic()
         local_encoder, engine = await self._start()
         encoder = MergingEncoder(
-            local_encoder, merge_texts=settings.encoder_merge_texts, queue_calls=settings.encoder_queue_calls
+            local_encoder,
+            slice_texts=settings.encoder_batch_texts,
+            merge_texts=settings.encoder_merge_texts,
+            queue_calls=settings.encoder_queue_calls,
         )
         await self._exit.enter_async_context(encoder.batcher)
         generator = BatchedGenerator(engine, settings.served_generate_prompts)

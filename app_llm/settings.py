@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     )
     encoder_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     encoder_batch_texts: int = Field(32, ge=1, description="Texts per forward pass; 256 suits a GPU.")
-    encoder_merge_texts: int = Field(1024, ge=1, description="Most texts of waiting calls merged into one batch.")
+    encoder_merge_texts: int = Field(64, ge=1, description="Most texts of waiting calls merged; 512 suits a GPU.")
     encoder_queue_calls: int = Field(1024, ge=1, description="Calls that may wait for the encoder; beyond it 503.")
 
     simulated_first_token_seconds: float = Field(0.05, ge=0, description="Simulated time to first token.")

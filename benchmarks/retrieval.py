@@ -2,6 +2,9 @@
 
     python -m benchmarks.retrieval                      # the sample corpus and its 40 questions
     python -m benchmarks.retrieval --beir FOLDER        # corpus.jsonl.gz, queries.*.jsonl.gz and qrels.*.tsv
+    python -m benchmarks.retrieval --foreign FOLDER     # another data set's questions to the sample corpus
+
+The last one shows what PHAROS_MIN_SCORE does: how many questions that the documents do not answer still find something.
 
 Top-k accuracy counts a question as answered when the document that answers it is among the first k documents found
 (passages of one document count once). MRR@10 is the mean of 1/rank (Voorhees, TREC-8, 1999).
@@ -44,17 +47,20 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Shares of questions, 0 to 1, and the ones whose document was not among the first three."""
+    """Shares of questions, 0 to 1, and the ones whose document was not among the first three. `relevant` is the share
+    whose best passage reaches PHAROS_MIN_SCORE, so that the LLM is asked at all."""
 
     questions: int
     top_1: float
     top_3: float
     mrr_10: float
+    relevant: float
     missed: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
-            f"{self.questions} questions: top-1 {self.top_1:.3f}, top-3 {self.top_3:.3f}, MRR@{DEPTH} {self.mrr_10:.3f}"
+            f"{self.questions} questions: top-1 {self.top_1:.3f}, top-3 {self.top_3:.3f}, "
+            f"MRR@{DEPTH} {self.mrr_10:.3f}, found something relevant {self.relevant:.3f}"
         )
 
 
@@ -72,9 +78,18 @@ def beir_questions(folder: Path, dataset: Dataset) -> list[Question]:
         for row in csv.DictReader(file, delimiter="\t"):
             if int(row["score"]) > 0 and row["corpus-id"] in ids:
                 answers[row["query-id"]].add(ids[row["corpus-id"]])
-    with gzip.open(next(folder.glob("queries.*.jsonl.gz")), "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = _queries(folder)
     return [Question(row["text"], frozenset(answers[row["_id"]])) for row in rows if row["_id"] in answers]
+
+
+def foreign_questions(folder: Path) -> list[Question]:
+    """The questions of another data set, which the documents at hand do not answer."""
+    return [Question(row["text"], frozenset()) for row in _queries(folder)]
+
+
+def _queries(folder: Path) -> list[dict[str, str]]:
+    with gzip.open(next(folder.glob("queries.*.jsonl.gz")), "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accuracy:
@@ -89,34 +104,38 @@ async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accu
     )
     slots = asyncio.Semaphore(CONCURRENT)
 
-    async def rank(question: Question) -> int | None:
+    async def rank(question: Question) -> tuple[int | None, float]:
+        """The rank of the question's document, and the best passage's score."""
         async with slots:
             # Three times the depth, since several passages may be of one document.
             found = await retriever.retrieve(question.text, [], 3 * DEPTH)
         documents = list(dict.fromkeys(passage.document_id for passage in found.passages))[:DEPTH]
-        return next((i for i, document in enumerate(documents, start=1) if document in question.answered_by), None)
+        hit = next((i for i, document in enumerate(documents, start=1) if document in question.answered_by), None)
+        return hit, found.best_score or 0.0
 
     try:
         async with retriever:
-            ranks = await asyncio.gather(*map(rank, questions))
+            outcomes = await asyncio.gather(*map(rank, questions))
     finally:
         if adapters.close is not None:
             await adapters.close()
+    ranks = [hit for hit, _ in outcomes]
     count = len(questions)
     return Accuracy(
         questions=count,
         top_1=sum(r == 1 for r in ranks) / count,
         top_3=sum(r is not None and r <= 3 for r in ranks) / count,
         mrr_10=sum(1 / r for r in ranks if r) / count,
+        relevant=sum(score >= settings.min_score for _, score in outcomes) / count,
         missed=tuple(q.text for q, r in zip(questions, ranks, strict=True) if r is None or r > 3),
     )
 
 
-async def run(beir: Path | None) -> Accuracy:
-    """Load the corpus into a collection of its own and evaluate it."""
+async def run(beir: Path | None, foreign: Path | None) -> Accuracy:
+    """Load the corpus into a collection of its own and evaluate it; `foreign` only lends its questions."""
     if beir is None:
         name, dataset = "bench_sample", Dataset.open(SAMPLE / "articles.csv", Columns())
-        questions = sample_questions()
+        questions = sample_questions() if foreign is None else foreign_questions(foreign)
     else:
         name = f"bench_{beir.name}"
         dataset = Dataset.open(beir / "corpus.jsonl.gz", BEIR_COLUMNS)
@@ -130,7 +149,9 @@ async def run(beir: Path | None) -> Accuracy:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Top-1 and top-3 accuracy of retrieval.")
     parser.add_argument("--beir", type=Path, metavar="FOLDER", default=None)
-    accuracy = asyncio.run(run(parser.parse_args().beir))
+    parser.add_argument("--foreign", type=Path, metavar="FOLDER", default=None)
+    options = parser.parse_args()
+    accuracy = asyncio.run(run(options.beir, options.foreign))
     print(accuracy)
     for question in accuracy.missed[:10]:
         print(f"  not in the first three: {question}")

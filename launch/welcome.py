@@ -17,7 +17,7 @@ import httpx
 from app.settings import Settings
 
 SAMPLE = Path("setup_milvus/sample/articles.csv")
-QUESTION = "How much did Norvane first agree to pay for Bellmarsh Dairy?"
+QUESTION = "When will the comet found by Hendrik Uirab be nearest to us?"
 READY_SECONDS = 900
 """A large model may take long to load."""
 

@@ -30,11 +30,11 @@ class AskBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     question: str = Field(
         description="The question, in natural language.",
-        examples=["How much did Norvane first agree to pay for Bellmarsh Dairy?"],
+        examples=["When will the comet found by Hendrik Uirab be nearest to us?"],
     )
-    topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["business"])
+    topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["science"])
     topics: list[str] | None = Field(
-        default=None, min_length=1, max_length=64, description="Answer from these topics only.", examples=[["business"]]
+        default=None, min_length=1, max_length=64, description="Answer from these topics only.", examples=[["science"]]
     )
     top_k: int = Field(default=5, ge=1, description="How many passages to look at.", examples=[5])
     max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.", examples=[128])
@@ -85,14 +85,14 @@ class AskUseCase(Protocol):
 
 
 ANSWER_EXAMPLE = {
-    "answer": "Norvane Foods first agreed to pay £412 million [1].",
+    "answer": "It will be nearest to Earth on 19 January [1].",
     "sources": [
         {
             "id": "5f0c…-0",
             "document_id": "5f0c…",
-            "title": "Norvane Foods agrees to buy Bellmarsh Dairy",
-            "topic": "business",
-            "date": "2025-03-14",
+            "title": "Amateur astronomer in Namibia spots bright new comet",
+            "topic": "science",
+            "date": "2025-09-30",
             "score": 0.71,
             "text": "…",
         }

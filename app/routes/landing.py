@@ -21,7 +21,7 @@ PAGE = """<!doctype html>
   <li><a href="readyz">Readiness</a> and <a href="metrics">metrics</a></li>
 </ul>
 <pre>curl -N ORIGIN/ask -H 'content-type: application/json' \\
-  -d '{"question": "How much did Norvane first agree to pay for Bellmarsh Dairy?", "stream": true}'</pre>
+  -d '{"question": "When will the comet found by Hendrik Uirab be nearest to us?", "stream": true}'</pre>
 <script>
   const pre = document.querySelector("pre");
   pre.textContent = pre.textContent.replace("ORIGIN", location.origin);

@@ -22,7 +22,7 @@ async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
         case "hash":
             yield HashEncoder(384)
         case "merging":
-            merging = MergingEncoder(HashEncoder(384), merge_texts=64, queue_calls=64)
+            merging = MergingEncoder(HashEncoder(384), slice_texts=4, merge_texts=64, queue_calls=64)
             async with merging.batcher:
                 yield merging
         case "sentence-transformers":
@@ -51,6 +51,15 @@ async def test_order_is_kept_whatever_the_lengths(encoder: Encoder) -> None:
     together = (await encoder.encode(texts)).vectors
     apart = np.vstack([(await encoder.encode([text])).vectors for text in texts])
     np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+async def test_a_big_call_comes_back_in_order(encoder: Encoder) -> None:
+    texts = [f"text {i} " + "more words " * (i * 7 % 11) for i in range(70)] + ["word " * 600]
+    together = await encoder.encode(texts)
+    for i in (0, 33, 69):
+        np.testing.assert_allclose(together.vectors[i], (await encoder.encode([texts[i]])).vectors[0], atol=1e-5)
+    assert together.truncated == (70,)
+    assert together.tokens[70] > together.tokens[0]
 
 
 async def test_near_texts_are_nearer_than_far_ones(encoder: Encoder) -> None:
