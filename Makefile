@@ -21,7 +21,7 @@ run: ## set up and start everything on this machine; Ctrl-C stops it (ACCELERATO
 
 ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [OPTIONS="--limit 100"]
 	@test -n "$(DATASET)" || { echo 'say which: make ingest DATASET=file.csv'; exit 2; }
-	@$(PY) -m setup_milvus --dataset $(DATASET) $(OPTIONS)
+	@$(PY) -m setup_milvus --dataset "$(DATASET)" $(OPTIONS)
 
 test: ## set up and run every test
 	@$(MAKE) --no-print-directory install

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from app.batching import BatcherClosed, DeadlinePassed, QueueFull
-from app.errors import DeadlineExceeded, Overloaded
+from app.errors import DeadlineExceeded, Overloaded, PromptTooLong
 from app.generation import GenerationPool
 from app.prompting import NOT_IN_DOCUMENTS, TokenRuler, grounded_prompt
 from app.retrieval import Retrieved, Retriever
@@ -136,7 +137,13 @@ class Asker:
         facts = await self._generator_facts()
         budget = min(self._prompt_tokens, facts.card.context_window - request.sampling.max_tokens)
         grounded = grounded_prompt(request.question, retrieved.passages, budget, facts.ruler)
-        return Prompt(request.request_id, grounded.messages, sampling=request.sampling), grounded.passages
+        if not grounded.passages:
+            raise PromptTooLong(
+                f"The question leaves no room for a passage in a prompt of {budget:,} tokens; "
+                "shorten it or ask for fewer max_tokens."
+            )
+        # An id of our own: two requests may carry the same X-Request-Id, and the engine tells prompts apart by it.
+        return Prompt(uuid4().hex, grounded.messages, sampling=request.sampling), grounded.passages
 
 
 def _timings(

@@ -124,15 +124,20 @@ class Batcher(Generic[In, Out]):
         if self._queued >= self._limits.queue_items:
             raise QueueFull(f"{self._queued} items are waiting already")
         item: _Item[In, Out] = _Item(value, self._cost(value), deadline, asyncio.get_running_loop().create_future())
-        self._groups.setdefault(self._group(value), deque()).append(item)
+        group = self._group(value)
+        self._groups.setdefault(group, deque()).append(item)
         self._queued += 1
         self._idle.clear()
         self._schedule_wake()
         try:
             return await item.future
-        finally:
+        except asyncio.CancelledError:
             if item.future.cancelled():
-                self._forget_abandoned_batches()
+                self._withdraw(item, group)
+            elif item.future.exception() is None:
+                # Cancelled in the very turn in which the outcome came.
+                self._discard(item.future.result().value)
+            raise
 
     def _schedule_wake(self) -> None:
         # One turn of the loop later, so that items which arrive in the same turn leave in the same batch.
@@ -203,9 +208,16 @@ class Batcher(Generic[In, Out]):
         del self._running[task]
         self._wake()
 
-    def _forget_abandoned_batches(self) -> None:
+    def _withdraw(self, item: _Item[In, Out], group: Hashable) -> None:
+        """Take an item whose caller left out of the queue, or cancel its batch when it was the last one waited for."""
+        waiting = self._groups.get(group)
+        if waiting is not None and item in waiting:
+            waiting.remove(item)
+            self._queued -= 1
+            if not waiting:
+                del self._groups[group]
         for task, batch in self._running.items():
-            if all(item.future.done() for item in batch):
+            if item in batch and not task.cancelling() and all(other.future.done() for other in batch):
                 task.cancel()
         self._schedule_wake()
 

@@ -13,6 +13,8 @@ from app.errors import InvalidRequest, ModelServiceFailed, PharosError, PromptTo
 from contracts.ports import Generator
 from contracts.types import Delta, Frame, Prompt, PromptProblem
 
+SETTLE_SECONDS = 2.0
+
 
 class TokenStream:
     """The deltas of one prompt. Deltas its reader has not taken yet are merged, so a slow reader costs no memory."""
@@ -27,7 +29,7 @@ class TokenStream:
     def put(self, delta: Delta) -> None:
         """Called by the pump of the batch."""
         self._pending = delta if self._pending is None else self._pending.then(delta)
-        self.ended = delta.finish_reason is not None
+        self.ended = self.ended or delta.finish_reason is not None
         self._ready.set()
 
     def fail(self, error: PharosError) -> None:
@@ -59,7 +61,7 @@ class GenerationPool:
     """Submits prompts in batches and relays each batch's frames to the streams of its prompts.
 
     A stream that is left early is aborted at the model service; aborts travel in batches too, so that a burst of
-    leaving clients is a few calls. Leaving the context waits for the running streams.
+    leaving clients is a few calls. Leaving the context ends the running streams.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class GenerationPool:
             async with aclosing(frames):
                 async for frame in frames:
                     _deal(frame, streams)
+                    if all(stream.ended for stream in streams.values()):
+                        break  # finished or left by everybody: closing the connection frees what still runs
         except PharosError as exc:
             failure = exc
         finally:
@@ -134,16 +138,24 @@ class GenerationPool:
         task.add_done_callback(self._tasks.discard)
 
     async def __aenter__(self) -> Self:
+        # Left in reverse: no new prompts, then the running streams, then their aborts.
         await self._exit.enter_async_context(self._aborting)
+        self._exit.push_async_callback(self._settle)
         await self._exit.enter_async_context(self._submitting)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
         await self._exit.aclose()
+
+    async def _settle(self) -> None:
+        """Give what runs some time, then end it. (The server has waited for the clients already.)"""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _deal(frame: Frame, streams: dict[str, TokenStream]) -> None:

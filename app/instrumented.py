@@ -38,9 +38,18 @@ class Metrics:
             registry=self.registry,
         )
 
-    def on_batch(self, kind: str, items: int, _wait_seconds: float) -> None:
+        self._batch_wait = Histogram(
+            telemetry.BATCH_WAIT_SECONDS,
+            "How long the oldest item of a batch waited for it to leave.",
+            ["kind"],
+            buckets=telemetry.SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+
+    def on_batch(self, kind: str, items: int, wait_seconds: float) -> None:
         """Hook of every batcher."""
         self._batch_items.labels(kind).observe(items)
+        self._batch_wait.labels(kind).observe(wait_seconds)
 
     def observe(self, timings: Timings) -> None:
         """Note the stages of one answered question."""

@@ -47,7 +47,7 @@ def network_adapters(settings: Settings) -> Adapters:
         read_seconds=settings.model_read_timeout_seconds,
         connections=settings.model_connections,
     )
-    service = ModelService(http)
+    service = ModelService(http, settings.model_call_timeout_seconds)
     store = MilvusStore(
         settings.milvus_uri, settings.milvus_token, settings.collection, settings.milvus_timeout_seconds
     )

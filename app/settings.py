@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX
+
 
 class Settings(BaseSettings):
     """Built once, in `app/__main__.py`, and passed in. Units are in the names."""
@@ -29,18 +31,19 @@ class Settings(BaseSettings):
         0.25, ge=-1, le=1, description="Cosine similarity below which a passage is not relevant (docs/benchmarks.md)."
     )
 
-    encode_batch_items: int = Field(64, ge=1, description="Most questions in one /encode.")
+    encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
     encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")
     search_batch_items: int = Field(64, ge=1, description="Most questions in one Milvus search.")
     search_in_flight: int = Field(4, ge=1, description="Concurrent Milvus searches.")
-    generate_batch_items: int = Field(64, ge=1, description="Most prompts in one /generate.")
+    generate_batch_items: int = Field(64, ge=1, le=PROMPTS_MAX, description="Most prompts in one /generate.")
     generate_in_flight: int = Field(4, ge=1, description="Concurrent submissions (not streams).")
     queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the three; beyond it 503.")
 
     model_connect_timeout_seconds: float = Field(1.0, gt=0, description="To reach the model service.")
-    model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of the model service.")
+    model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode call.")
+    model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of a token stream.")
     model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
-    milvus_timeout_seconds: float = Field(5.0, gt=0, description="For one Milvus call.")
+    milvus_timeout_seconds: float = Field(1.5, gt=0, description="For one Milvus call.")
     topics_ttl_seconds: float = Field(10.0, ge=0, description="How old the counts of GET /topics may be.")
     retry_after_seconds: int = Field(2, ge=1, description="Retry-After of a 502 or 503.")
     ping_seconds: float = Field(15.0, gt=0, description="A comment keeps a silent event stream open this often.")

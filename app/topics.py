@@ -20,7 +20,7 @@ class TopicDirectory:
         self._refresh = refresh_seconds
         self._known: list[TopicCount] = []
         self._read_at = -float("inf")
-        self._lock = asyncio.Lock()
+        self._reading: asyncio.Future[list[TopicCount]] | None = None
 
     async def all(self) -> list[TopicCount]:
         """All topics with their counts, by name."""
@@ -38,8 +38,16 @@ class TopicDirectory:
             raise UnknownTopic(f"Unknown topic {', '.join(map(repr, unknown))}. Topics: {have}.")
 
     async def _read(self, max_age_seconds: float) -> list[TopicCount]:
-        async with self._lock:
-            if time.monotonic() - self._read_at > max_age_seconds:
-                self._known = await self._store.topics()
-                self._read_at = time.monotonic()
-            return self._known
+        if time.monotonic() - self._read_at > max_age_seconds:
+            # One call for all who wait, and one outcome: when Milvus hangs, nobody waits for the others' turns too.
+            if self._reading is None:
+                self._reading = asyncio.ensure_future(self._store.topics())
+                self._reading.add_done_callback(self._read_done)
+            return await asyncio.shield(self._reading)
+        return self._known
+
+    def _read_done(self, reading: asyncio.Future[list[TopicCount]]) -> None:
+        self._reading = None
+        if not reading.cancelled() and reading.exception() is None:
+            self._known = reading.result()
+            self._read_at = time.monotonic()

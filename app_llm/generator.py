@@ -19,6 +19,8 @@ from contracts.types import Delta, FinishReason, Frame, Prompt, PromptProblem, U
 
 log = logging.getLogger(__name__)
 
+_ENGINE_FAILED = PromptProblem(500, "engine_failed", "The engine failed on this prompt; its log says why.")
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -84,14 +86,19 @@ class BatchedGenerator:
         """As the port says. Raises Busy before anything has started."""
         if self._held + len(prompts) > self._prompts_max:
             raise Busy(f"{self._held} prompts are running or waiting; try again in a moment.")
-        self._held += len(prompts)
         tasks: list[asyncio.Task[None]] = []
+        self._held += len(prompts)
         try:
             outcomes = await asyncio.gather(*(self._accept(prompt) for prompt in prompts))
+        except BaseException:
+            self._held -= len(prompts)
+            raise
+        try:
             collector = _Collector()
             refusals: list[Delta] = []
             for prompt, outcome in zip(prompts, outcomes, strict=True):
                 if isinstance(outcome, PromptProblem):
+                    self._held -= 1
                     refusals.append(Delta(prompt.request_id, finish_reason="error", error=outcome))
                 else:
                     tasks.append(self._start(prompt.request_id, outcome, collector))
@@ -102,7 +109,6 @@ class BatchedGenerator:
                 left -= sum(delta.finish_reason is not None for delta in frame.deltas)
                 yield frame
         finally:
-            self._held -= len(prompts)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,12 +123,18 @@ class BatchedGenerator:
             return await self._engine.accept(prompt)
         except PromptRefused as refused:
             return refused.problem
+        except Exception:  # the boundary to the engine: one prompt's failure is its own
+            log.exception("prompt %s failed", prompt.request_id)
+            return _ENGINE_FAILED
 
     def _start(self, request_id: str, accepted: Accepted, collector: _Collector) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(_run(request_id, accepted, collector))
         self._running[request_id].add(task)
 
         def ended(_: asyncio.Task[None]) -> None:
+            self._held -= 1
+            if task.cancelled():  # before its first step, so that _run never ran
+                collector.put(Delta(request_id, finish_reason="abort", usage=Usage(accepted.prompt_tokens, 0)))
             self._running[request_id].discard(task)
             if not self._running[request_id]:
                 del self._running[request_id]
@@ -148,7 +160,6 @@ async def _run(request_id: str, accepted: Accepted, collector: _Collector) -> No
         last = Delta(request_id, finish_reason="abort", usage=Usage(accepted.prompt_tokens, made))
     except Exception:  # the boundary to the engine: one prompt's failure is its own
         log.exception("prompt %s failed", request_id)
-        problem = PromptProblem(500, "engine_failed", "The engine failed on this prompt; its log says why.")
-        last = Delta(request_id, finish_reason="error", error=problem)
+        last = Delta(request_id, finish_reason="error", error=_ENGINE_FAILED)
     finally:
         collector.put(last)

@@ -51,6 +51,6 @@ async def _load_or_exit(models: Models) -> None:
     try:
         await models.load()
     except Exception as exc:  # the boundary to model libraries: whatever they raise, there is nothing to serve
-        log.critical("the models cannot be loaded: %s", str(exc).strip().splitlines()[-1] if str(exc) else repr(exc))
         log.info("the whole error", exc_info=exc)
+        log.critical("the models cannot be loaded: %s", str(exc).strip().splitlines()[-1] if str(exc) else repr(exc))
         os.kill(os.getpid(), signal.SIGTERM)

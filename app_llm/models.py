@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ class StoppableEngine(Engine, Protocol):
 
     def tokenizer_json(self) -> str: ...
 
+    def alive(self) -> bool: ...
+
     def stop(self) -> None: ...
 
 
@@ -39,6 +42,7 @@ class Loaded:
     generator: BatchedGenerator
     encoder_tokenizer: str
     generator_tokenizer: str
+    engine_alive: Callable[[], bool]
 
 
 class Models:
@@ -53,6 +57,8 @@ class Models:
     def loaded(self) -> Loaded:
         if self._loaded is None:
             raise NotReady("The models are still loading; try again in a moment.")
+        if not self._loaded.engine_alive():
+            raise NotReady("The engine has died; the model service must be restarted.")
         return self._loaded
 
     async def load(self) -> None:
@@ -81,7 +87,9 @@ class Models:
             context_window=engine.context_tokens,
             engine=settings.engine,
         )
-        self._loaded = Loaded(card, encoder, generator, local_encoder.tokenizer_json(), engine.tokenizer_json())
+        self._loaded = Loaded(
+            card, encoder, generator, local_encoder.tokenizer_json(), engine.tokenizer_json(), engine.alive
+        )
         log.info("ready after %.0f s: %s and %s", time.monotonic() - started, card.encoder, card.generator)
 
     async def _start(self) -> tuple[LocalEncoder, StoppableEngine]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.disconnect import ClientGone, unless_disconnected
 from app_llm.errors import AllRefused
 from app_llm.models import Models
 from contracts import wire
@@ -32,7 +33,10 @@ def router(models: Models) -> APIRouter:
     async def encode(body: wire.EncodeRequest, request: Request) -> Response:
         """`truncated` lists the texts that were longer than the encoder's window. With
         `Accept: application/x-msgpack` the vectors come as raw bytes with `shape` and `dtype`."""
-        encoding = await models.loaded.encoder.encode(body.texts)
+        try:
+            encoding = await unless_disconnected(request.receive, models.loaded.encoder.encode(body.texts))
+        except ClientGone:
+            return Response(status_code=499)  # nginx' status for a client that went away
         if _wants_msgpack(request):
             return Response(wire.encoding_to_msgpack(encoding), media_type=wire.MSGPACK)
         return Response(wire.encoding_to_json(encoding), media_type=wire.JSON)
@@ -55,9 +59,7 @@ def router(models: Models) -> APIRouter:
         if len(refusals) == len(body.prompts):
             await frames.aclose()
             raise _all_refused(refusals)
-        if _wants_msgpack(request):
-            return _Frames(_encoded(refusals, frames, wire.frame_to_msgpack), media_type=wire.MSGPACK)
-        return _Frames(_encoded(refusals, frames, wire.frame_to_ndjson), media_type=wire.NDJSON)
+        return _Frames(refusals, frames, as_msgpack=_wants_msgpack(request))
 
     @routes.post("/abort", tags=["models"], summary="Stop prompts and free their slots", status_code=204)
     async def abort(body: wire.AbortRequest) -> None:
@@ -92,17 +94,23 @@ class _Frames(StreamingResponse):
     Starlette watches for the disconnect itself only below ASGI 2.4; above, it waits for a write to fail.
     """
 
+    def __init__(self, refusals: tuple[Delta, ...], frames: AsyncGenerator[Frame, None], *, as_msgpack: bool) -> None:
+        encode = wire.frame_to_msgpack if as_msgpack else wire.frame_to_ndjson
+        super().__init__(_encoded(refusals, frames, encode), media_type=wire.MSGPACK if as_msgpack else wire.NDJSON)
+        self._frames = frames
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__({**scope, "asgi": {**scope["asgi"], "spec_version": "2.3"}}, receive, send)
+        # Closed here and not by `_encoded`, which never runs when the client is gone before the first byte.
+        async with aclosing(self._frames):
+            await super().__call__({**scope, "asgi": {**scope["asgi"], "spec_version": "2.3"}}, receive, send)
 
 
 async def _encoded(
-    refusals: tuple[Delta, ...], frames: AsyncGenerator[Frame, None], encode: Any
+    refusals: tuple[Delta, ...], frames: AsyncGenerator[Frame, None], encode: Callable[[Frame], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(frames):
-        yield encode(Frame(refusals))
-        async for frame in frames:
-            yield encode(frame)
+    yield encode(Frame(refusals))
+    async for frame in frames:
+        yield encode(frame)
 
 
 def _read(bodies: list[dict[str, Any]]) -> tuple[list[Prompt], tuple[Delta, ...]]:
@@ -113,16 +121,16 @@ def _read(bodies: list[dict[str, Any]]) -> tuple[list[Prompt], tuple[Delta, ...]
     for index, body in enumerate(bodies):
         request_id = str(body.get("request_id", f"#{index}"))
         try:
-            prompt = wire.PromptBody.model_validate(body).to_prompt()
             if request_id in seen:
                 raise ValueError(f"request_id {request_id!r} occurs twice in this call; give each prompt its own")
+            seen.add(request_id)
+            prompt = wire.PromptBody.model_validate(body).to_prompt()
         except ValidationError as exc:
             why = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'prompt'}: {e['msg']}" for e in exc.errors())
             refusals.append(_refusal(request_id, why))
         except ValueError as exc:
             refusals.append(_refusal(f"#{index}", str(exc)))
         else:
-            seen.add(request_id)
             prompts.append(prompt)
     return prompts, tuple(refusals)
 

@@ -65,6 +65,10 @@ class SimulatedEngine:
         """One token a word."""
         return WORD_TOKENIZER
 
+    def alive(self) -> bool:
+        """Always."""
+        return True
+
     def stop(self) -> None:
         """Nothing to stop."""
 

@@ -94,8 +94,7 @@ class VllmEngine:
             async for output in self._llm.generate(rendered, sampling, request_id):
                 made = output.outputs[0]
                 finished = output.finished
-                reason = cast("FinishReason | None", made.finish_reason) if finished else None
-                yield Piece(made.text, len(made.token_ids), reason)
+                yield Piece(made.text, len(made.token_ids), _finish_reason(made.finish_reason) if finished else None)
         finally:
             if not finished:
                 # AsyncLLM aborts what it has handed out; a request cancelled while being submitted it would leave
@@ -109,9 +108,21 @@ class VllmEngine:
             raise NoTokenizer("The generator's tokenizer has no fast (tokenizer.json) form.")
         return str(backend.to_str())
 
+    def alive(self) -> bool:
+        """False once the engine's process has died, after which vLLM serves nothing."""
+        return not self._llm.errored
+
     def stop(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    """vLLM's finish reason as ours. Raises RuntimeError for "error", which ends the prompt as the failure it is."""
+    if reason == "error":
+        raise RuntimeError("vLLM ended the prompt with an error")
+    # "repetition" is vLLM's own way to stop.
+    return cast(FinishReason, reason) if reason in ("stop", "length", "abort") else "stop"
 
 
 def _set_environment(settings: Settings, plan: Plan) -> None:

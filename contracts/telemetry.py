@@ -7,7 +7,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 STAGE_SECONDS = "pharos_stage_duration_seconds"
 FIRST_TOKEN_SECONDS = "pharos_time_to_first_token_seconds"
 BATCH_ITEMS = "pharos_batch_items"
-ENCODED_TEXTS = "pharos_encoded_texts_total"
+BATCH_WAIT_SECONDS = "pharos_batch_wait_seconds"
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 """For durations from one Milvus search to a long answer on a CPU."""

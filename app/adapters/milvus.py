@@ -22,18 +22,17 @@ _RETRIES_ON_UNAVAILABLE = 2
 _LIST_LIMIT = 16_384
 """The most rows one Milvus query may return (its quotaAndLimits.limits.maxQueryResultWindow)."""
 
-# pymilvus logs every failed call with its traceback; the gateway answers and logs the failure itself.
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-
 
 class MilvusStore:
-    """One client, made when first needed, so that the gateway starts and recovers without Milvus.
+    """One client, which connects when first used, so that the gateway starts and recovers without Milvus.
 
     `timeout_seconds` bounds each call. Bounded staleness is Milvus' default and what a search wants; the counts of
     `topics` are read strongly, since people look at them right after an upload.
     """
 
     def __init__(self, uri: str, token: str, collection: str, timeout_seconds: float) -> None:
+        # pymilvus logs every failed call with its traceback; the gateway answers and logs the failure itself.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._client = AsyncMilvusClient(uri, token=token, grpc_options=schema.GRPC_OPTIONS)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)

@@ -15,7 +15,10 @@ from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, Ove
 from contracts import wire
 from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt
 
-_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout)
+READY_SECONDS = 1.0
+"""A service that does not answer /readyz by then is not ready."""
+
 _DROPPED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 
 
@@ -34,23 +37,31 @@ def model_http_client(
 class ModelService:
     """Sends requests and turns everything that can go wrong into the gateway's errors."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, call_seconds: float = 10.0) -> None:
         self._http = http
+        patient = http.timeout
+        self._call_timeout = httpx.Timeout(
+            connect=patient.connect, read=call_seconds, write=patient.write, pool=patient.pool
+        )
         self.outages = 0
         """Times it could not be reached; after one of them it may be another process with another model."""
 
     @asynccontextmanager
     async def request(
-        self, method: str, path: str, body: object = None, accept: str = wire.JSON
+        self, method: str, path: str, body: object = None, accept: str = wire.JSON, *, streamed: bool = False
     ) -> AsyncGenerator[httpx.Response, None]:
         """A response whose body is still to be read, with a 2xx status. Raises PharosError.
+
+        A `streamed` answer may pause for as long as the client's read timeout; any other must come within
+        `call_seconds`.
 
         A kept-alive connection that the other side has closed meanwhile fails on first use, before any answer: that
         one case is sent again, once.
         """
         content = None if body is None else msgspec.json.encode(body)
         headers = {"accept": accept, "content-type": wire.JSON}
-        request = self._http.build_request(method, path, content=content, headers=headers)
+        timeout = self._http.timeout if streamed else self._call_timeout
+        request = self._http.build_request(method, path, content=content, headers=headers, timeout=timeout)
         try:
             try:
                 response = await self._http.send(request, stream=True)
@@ -69,15 +80,17 @@ class ModelService:
         except _DROPPED as exc:
             self.outages += 1
             raise ModelServiceDown("The model service closed the connection; try again in a moment.") from exc
+        except httpx.PoolTimeout as exc:
+            raise Overloaded("Every connection to the model service is in use; try again in a moment.") from exc
         except httpx.TimeoutException as exc:
             raise ModelServiceFailed("The model service did not answer in time; try again later.") from exc
 
     async def ready(self) -> bool:
         """Whether it has warmed up and takes work."""
         try:
-            async with self.request("GET", "/readyz"):
+            async with asyncio.timeout(READY_SECONDS), self.request("GET", "/readyz"):
                 return True
-        except PharosError:
+        except (PharosError, TimeoutError):
             return False
 
 
@@ -108,7 +121,7 @@ class HttpGenerator:
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         body = {"prompts": [wire.prompt_to_body(prompt) for prompt in prompts]}
         try:
-            async with self._service.request("POST", "/generate", body, wire.NDJSON) as response:
+            async with self._service.request("POST", "/generate", body, wire.NDJSON, streamed=True) as response:
                 rest = b""
                 # aiter_raw, not aiter_lines: no decoding to str and no second pass over every token.
                 async for chunk in response.aiter_raw():
@@ -184,6 +197,7 @@ class AllRefused(InvalidRequest):
 
 class _Problem(msgspec.Struct):
     detail: str = ""
+    code: str = ""
 
 
 def _error_of(response: httpx.Response) -> PharosError:
@@ -194,11 +208,13 @@ def _error_of(response: httpx.Response) -> PharosError:
             tuple(Delta(entry.request_id, finish_reason="error", error=entry.problem) for entry in refused)
         )
     try:
-        detail = msgspec.json.decode(response.content, type=_Problem).detail
+        problem = msgspec.json.decode(response.content, type=_Problem)
     except msgspec.DecodeError:
-        detail = ""
-    if response.status_code == 429:
-        return Overloaded(detail or "The model service has as much work as it may hold.")
+        problem = _Problem()
+    if problem.code == "busy":
+        return Overloaded(problem.detail)
     if response.status_code == 503:
-        return ModelServiceDown(detail or "The model service is not ready; try again in a moment.")
-    return ModelServiceFailed(f"The model service answered with status {response.status_code}. {detail}".strip())
+        return ModelServiceDown(problem.detail or "The model service is not ready; try again in a moment.")
+    return ModelServiceFailed(
+        f"The model service answered with status {response.status_code}. {problem.detail}".strip()
+    )

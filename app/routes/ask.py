@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
@@ -12,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from starlette.responses import Response
 
 from app.asking import AskEvent, AskRequest, Done, Sources, Text
+from app.disconnect import ClientGone, unless_disconnected
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
-from app.routes.disconnect import ClientGone, unless_disconnected
 from app.settings import Settings
 from contracts import wire
 from contracts.problems import request_id_of
 from contracts.types import Passage, Sampling, Timings, Usage
+
+log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx' status for a client that went away; nobody receives it, but metrics and logs do."""
@@ -47,6 +50,11 @@ class AskBody(BaseModel):
         if not question.strip():
             raise ValueError("is empty; ask something")
         return question.strip()
+
+    @field_validator("question", "topic", "topics")
+    @classmethod
+    def _is_unicode(cls, value: str | list[str] | None) -> str | list[str] | None:
+        return wire.checked_unicode(value)
 
     @model_validator(mode="after")
     def _one_way_to_say_topics(self) -> AskBody:
@@ -136,7 +144,13 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
             if body.stream or sse.MEDIA_TYPE in request.headers.get("accept", ""):
                 # Until the engine has the prompt nothing is sent, so that failures still have their own status.
                 first = await unless_disconnected(request.receive, anext(events))
-                return sse.EventStream(_chunks(asked.request_id, first, events), settings.ping_seconds)
+                return sse.EventStream(
+                    head=sse.event("meta", {"request_id": asked.request_id}) + _sse_of(first),
+                    events=events,
+                    encode=_sse_of,
+                    encode_error=lambda error: _sse_of_error(error, asked.request_id),
+                    ping_seconds=settings.ping_seconds,
+                )
             answer = await unless_disconnected(request.receive, _whole(asked.request_id, events))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -190,16 +204,11 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
     )
 
 
-async def _chunks(
-    request_id: str, first: AskEvent, events: AsyncGenerator[AskEvent, None]
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        yield sse.event("meta", {"request_id": request_id}) + _sse_of(first)
-        try:
-            async for event in events:
-                yield _sse_of(event)
-        except PharosError as error:
-            yield sse.event("error", error.body(request_id))
+def _sse_of_error(error: Exception, request_id: str) -> bytes:
+    if not isinstance(error, PharosError):
+        log.error("a stream failed", exc_info=error)
+        error = PharosError("This is a fault in Pharos; its log says more.")
+    return sse.event("error", error.body(request_id))
 
 
 def _sse_of(event: AskEvent) -> bytes:

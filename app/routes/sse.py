@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from typing import Generic, TypeVar
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.routes.disconnect import ClientGone, unless_disconnected
+from app.disconnect import ClientGone, unless_disconnected
 
 MEDIA_TYPE = "text/event-stream"
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """No cache and no proxy (nginx' own switch) may hold events back."""
 
+E = TypeVar("E")
 _json = msgspec.json.Encoder()
 
 
@@ -24,41 +26,55 @@ def event(name: str, data: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + _json.encode(data) + b"\n\n"
 
 
-class EventStream(Response):
-    """Sends each chunk as it is made, and a comment every `ping_seconds` so that proxies keep a silent stream open.
+class EventStream(Response, Generic[E]):
+    """Sends `head`, then `encode(event)` for each event as it is made, and a comment every `ping_seconds` so that
+    proxies keep a silent stream open. An exception of `events` becomes one last event, `encode_error(exception)`.
 
-    A client that goes away closes `chunks`, in which the work behind it is stopped.
+    However the response ends, also when the client went away before it began, `events` is closed, which stops the work
+    behind it.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], ping_seconds: float) -> None:
-        self._chunks = chunks
+    def __init__(
+        self,
+        head: bytes,
+        events: AsyncGenerator[E, None],
+        encode: Callable[[E], bytes],
+        encode_error: Callable[[Exception], bytes],
+        ping_seconds: float,
+    ) -> None:
+        self._head = head
+        self._events = events
+        self._encode = encode
+        self._encode_error = encode_error
         self._ping_seconds = ping_seconds
         self.status_code = 200
         self.background = None
         self.body = b""
-        self.init_headers({"content-type": MEDIA_TYPE, **HEADERS})
-
-    def init_headers(self, headers: dict[str, str] | None = None) -> None:  # type: ignore[override]
-        """As Starlette's, but without the content-length of a body that is not known yet."""
-        self.raw_headers = [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()]
+        self.raw_headers = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        with suppress(ClientGone):
-            await unless_disconnected(receive, self._send_all(send))
+        async with aclosing(self._events):
+            with suppress(ClientGone):
+                await unless_disconnected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
+        async def write(chunk: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        pinging = asyncio.ensure_future(self._ping(send))
+        pinging = asyncio.ensure_future(self._ping(write))
         try:
-            async with aclosing(self._chunks):
-                async for chunk in self._chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await write(self._head)
+            async for event in self._events:
+                await write(self._encode(event))
+        except Exception as error:  # the boundary to the client: the status is sent already, so it goes in the stream
+            await write(self._encode_error(error))
         finally:
             pinging.cancel()
-        await send({"type": "http.response.body", "body": b""})
+        await write(b"", more=False)
 
-    async def _ping(self, send: Send) -> None:
+    async def _ping(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         # The server writes each message whole, so a ping never splits an event.
         while True:
             await asyncio.sleep(self._ping_seconds)
-            await send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
+            await write(b": ping\n\n")

@@ -90,6 +90,14 @@ async def test_a_batch_of_only_refusals_is_told_apart_too(generator: Generator) 
     assert {name: ds[-1].error.status for name, ds in found.items() if ds[-1].error} == {"a": 413, "b": 413}
 
 
+async def test_an_abort_before_the_first_token_ends_the_prompt(generator: Generator) -> None:
+    frames = generator.generate([prompt("p", max_tokens=64)])
+    await anext(frames)
+    await generator.abort(["p"])
+    rest = [delta async for frame in frames for delta in frame.deltas]
+    assert rest[-1].finish_reason == "abort"
+
+
 async def test_abort_ends_one_prompt_and_not_the_others(generator: Generator) -> None:
     ends: dict[str, str | None] = {}
     aborted = False

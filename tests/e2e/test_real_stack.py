@@ -17,7 +17,7 @@ from tests.support.processes import Service
 
 SAMPLE = "setup_milvus/sample/articles.csv"
 COLLECTION = "sample_real"
-QUESTION = "How much did Norvane first agree to pay for Bellmarsh Dairy?"
+QUESTION = "When will the comet found by Hendrik Uirab be nearest to us?"
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def http(gateway: Service) -> Iterator[httpx.Client]:
 
 
 def test_a_real_answer_streams_from_the_right_article(http: httpx.Client) -> None:
-    events = asking.stream(http, question=QUESTION, topic="business", top_k=1, max_tokens=48)
+    events = asking.stream(http, question=QUESTION, topic="science", top_k=1, max_tokens=48)
     (sources,) = [data["sources"] for name, data in events if name == "sources"]
-    assert sources[0]["title"].startswith("Norvane")
+    assert "comet" in sources[0]["title"]
     tokens = [data["text"] for name, data in events if name == "token"]
     assert len(tokens) > 3
-    assert "million" in "".join(tokens)
+    assert "19 January" in "".join(tokens)
     name, done = events[-1]
     assert name == "done"
     assert done["usage"]["completion_tokens"] >= len(tokens)
@@ -60,7 +60,7 @@ def test_no_source_comes_from_another_topic(http: httpx.Client) -> None:
 def test_what_nobody_wrote_about_is_not_in_the_documents(http: httpx.Client, models: Service) -> None:
     with asking.client(models.url) as direct:
         before = asking.metric(direct, "vllm:request_success_total")
-        answer = http.post("/ask", json={"question": "xylophone tuning pegs torque"}).json()
+        answer = http.post("/ask", json={"question": "How do I configure a DNS server?"}).json()
         assert answer["answer"] == "Not in the documents."
         assert asking.metric(direct, "vllm:request_success_total") == before
 
@@ -90,7 +90,6 @@ def test_leaving_frees_vllms_slot(http: httpx.Client, models: Service) -> None:
             waiting = asking.metric(direct, "vllm:num_requests_waiting")
             return asking.metric(direct, "vllm:num_requests_running") + waiting
 
-        aborted = asking.metric(direct, "vllm:request_success_total", finished_reason="abort")
         body = {"question": QUESTION, "max_tokens": 512, "stream": True, "temperature": 1.5}
         with http.stream("POST", "/ask", json=body) as response:
             for name, _ in asking.events(response):
@@ -101,7 +100,9 @@ def test_leaving_frees_vllms_slot(http: httpx.Client, models: Service) -> None:
         while running() > 0:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert asking.metric(direct, "vllm:request_success_total", finished_reason="abort") == aborted + 1
+        made = asking.metric(direct, "vllm:generation_tokens_total")
+        time.sleep(0.5)
+        assert asking.metric(direct, "vllm:generation_tokens_total") == made < 512
 
 
 def test_the_model_service_alone(models: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -86,13 +87,15 @@ def test_nothing_relevant_is_said_without_the_llm(http: httpx.Client, simulated:
         ({"question": "a", "temperature": "hot"}, 422, "invalid_request", "temperature"),
         ({"question": "a", "colour": "red"}, 422, "invalid_request", "colour"),
         ([1], 422, "invalid_request", "body"),
+        ({"question": "half \ud800"}, 422, "invalid_request", "Unicode"),
+        ({"question": "a", "topics": ["\ud800"]}, 422, "invalid_request", "Unicode"),
     ],
 )
 def test_bad_input_is_answered_with_what_to_do(
     http: httpx.Client, body: object, status: int, code: str, says: str
 ) -> None:
     for extra in ({}, {"accept": "text/event-stream"}):
-        response = http.post("/ask", json=body, headers=extra)
+        response = http.post("/ask", content=json.dumps(body), headers={"content-type": "application/json", **extra})
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
         problem = response.json()
@@ -128,6 +131,20 @@ def test_request_ids_are_taken_when_sane(http: httpx.Client) -> None:
     insane = http.get("/healthz", headers={"x-request-id": "a b\tc" + "x" * 100})
     assert sane.headers["x-request-id"] == "order-66"
     assert len(insane.headers["x-request-id"]) == 32
+
+
+def test_the_same_request_id_twice_at_once_is_no_trouble(http: httpx.Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ask = {"json": {"question": QUESTION, "max_tokens": 4}, "headers": {"x-request-id": "twice"}}
+        answers = list(pool.map(lambda _: http.post("/ask", **ask), range(8)))  # type: ignore[arg-type]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["usage"]["completion_tokens"] for answer in answers} == {4}
+
+
+def test_a_question_that_leaves_no_room_for_a_passage_is_refused(http: httpx.Client) -> None:
+    response = http.post("/ask", json={"question": "Norvane Bellmarsh " + "a " * 980})
+    assert response.status_code == 413
+    assert "leaves no room" in response.json()["detail"]
 
 
 def test_topics_are_listed_with_their_counts(http: httpx.Client) -> None:

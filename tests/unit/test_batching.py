@@ -131,6 +131,40 @@ async def test_an_outcome_nobody_waits_for_is_handed_to_discard() -> None:
     assert discarded == [2]
 
 
+async def test_a_caller_cancelled_in_the_turn_of_its_outcome_is_discarded_too() -> None:
+    discarded: list[int] = []
+    callers: list[asyncio.Task[object]] = []
+
+    async def backend(items: Sequence[int]) -> Sequence[int]:
+        # Runs after the outcome is set and before the caller wakes up: the next turn of the loop.
+        asyncio.get_running_loop().call_soon(callers[0].cancel)
+        return [item * 2 for item in items]
+
+    async with Batcher(backend, LIMITS, discard=discarded.append) as batcher:
+        callers.append(asyncio.ensure_future(batcher.submit(1)))
+        (outcome,) = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError)
+    assert discarded == [2]
+
+
+async def test_callers_that_left_make_room_in_the_queue() -> None:
+    backend = Backend(open_gate=False)
+    async with Batcher(backend, BatchLimits(1, 2)) as batcher:
+        running = asyncio.ensure_future(batcher.submit(1))
+        await settle()
+        leaving = [asyncio.ensure_future(batcher.submit(i)) for i in (2, 3)]
+        await settle()
+        for task in leaving:
+            task.cancel()
+        await settle()
+        assert batcher.queued == 0
+        staying = asyncio.ensure_future(batcher.submit(4))
+        await settle()
+        backend.gate.set()
+        assert [served.value for served in await asyncio.gather(running, staying)] == [2, 8]
+    assert backend.batches == [[1], [4]]
+
+
 async def test_a_passed_deadline_never_reaches_the_backend() -> None:
     backend = Backend()
     async with Batcher(backend, LIMITS) as batcher:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.preflight import environment_with_dotenv, in_use, local_ports, problems
+from launch.preflight import environment_with_dotenv, in_use, local_ports, milvus_lite_port, problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,6 @@ def test_free_ports_are_no_problem(tmp_path: Path) -> None:
     [
         (0, "the gateway", "PHAROS_PORT"),
         (1, "the model service", "PHAROS_LLM_PORT"),
-        (2, "Milvus", "PHAROS_MILVUS_URI"),
     ],
 )
 def test_a_port_in_use_is_named_with_the_variable_that_moves_it(
@@ -80,7 +79,14 @@ def test_a_port_in_use_is_named_with_the_variable_that_moves_it(
 
 
 def test_every_port_in_use_is_reported(tmp_path: Path, busy_port: int) -> None:
-    assert len(port_problems(environment(busy_port, busy_port, busy_port), tmp_path)) == 3
+    assert len(port_problems(environment(busy_port, busy_port, *free_ports(1)), tmp_path)) == 2
+
+
+def test_a_milvus_that_is_named_and_answers_is_used_instead_of_lite(busy_port: int) -> None:
+    assert milvus_lite_port({"PHAROS_MILVUS_URI": f"http://127.0.0.1:{busy_port}"}) is None
+    (free,) = free_ports(1)
+    assert milvus_lite_port({"PHAROS_MILVUS_URI": f"http://localhost:{free}"}) == free
+    assert milvus_lite_port({"PHAROS_MILVUS_URI": "http://milvus.example.org:19530"}) is None
 
 
 def test_ports_do_not_matter_to_an_installation(tmp_path: Path, busy_port: int) -> None:
