@@ -33,6 +33,9 @@ GRPC_OPTIONS = {"grpc.keepalive_time_ms": 330_000, "grpc.keepalive_permit_withou
 """pymilvus pings every 10 s; Milvus Lite's server, like any Python gRPC server, closes a connection that pings more
 often than every five minutes ("too_many_pings"). Calls have deadlines of their own."""
 
+RETRIES = 2
+"""pymilvus would try an unreachable server 75 times, for minutes; those who call it know better what to do."""
+
 COLLECTION_NOT_FOUND = 100
 COLLECTION_NOT_LOADED = 101
 """Milvus Lite forgets what was loaded when it restarts, and a loaded collection is what a search needs."""

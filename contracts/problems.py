@@ -70,6 +70,9 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            detail = "Send the body as JSON, with the header 'Content-Type: application/json'."
+            return answer(request, 415, "unsupported_media_type", "The body is not declared as JSON", detail)
         if first["type"] == "json_invalid":
             why = first.get("ctx", {}).get("error", "")
             return answer(

@@ -26,7 +26,8 @@ def commands(environment: dict[str, str]) -> dict[str, str]:
     if milvus is not None:
         # Through -m: a console script's #! line would break when the folder is moved.
         processes["milvus"] = (
-            f"{python} -m milvus_lite server --host 127.0.0.1 --port {milvus} --data-dir {shlex.quote(str(MILVUS_FOLDER))}"
+            f"{python} -m milvus_lite server --host 127.0.0.1 --port {milvus} "
+            f"--data-dir {shlex.quote(str(MILVUS_FOLDER))}"
         )
     processes["app_llm"] = f"{python} -m app_llm"
     processes["app"] = f"{python} -m app"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -43,12 +43,13 @@ def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overl
     heading = _cut_tokens(document.title, tokenizer, chunk_tokens // HEADING_SHARE)
     used = SPECIAL_TOKENS + (len(_offsets(heading, tokenizer)) + 1 if heading else 0)
     # A text of which the tokenizer makes nothing is still a passage: its heading can be found.
-    texts = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens) or [""]
+    slices = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens) or [""]
+    # One token can be a word of any length, and Milvus bounds a field.
+    texts = [piece for text in slices for piece in _pieces(text)]
     chunks = []
     for index, text in enumerate(texts):
-        stored = cut_bytes(text, TEXT_BYTES_MAX)
         encoded = f"{heading}\n{text}".strip()
-        chunks.append(Chunk(_chunk_id(document.id, index, stored), document, index, stored, encoded))
+        chunks.append(Chunk(_chunk_id(document.id, index, text), document, index, text, encoded))
     return chunks
 
 
@@ -65,6 +66,14 @@ def split(text: str, offsets: Sequence[tuple[int, int]], size: int, overlap: int
             break
         start = max(end - overlap, start + 1)
     return slices
+
+
+def _pieces(text: str) -> Iterator[str]:
+    piece = cut_bytes(text, TEXT_BYTES_MAX)
+    yield piece
+    while text := text[len(piece) :]:
+        piece = cut_bytes(text, TEXT_BYTES_MAX)
+        yield piece
 
 
 def _sentence_end(text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> int:

@@ -61,14 +61,14 @@ class PassageWriter:
 
     def load(self) -> None:
         """Make both collections searchable; Milvus Lite forgets it when it restarts."""
-        self._client.load_collection(self._catalog)
-        self._client.load_collection(self._collection)
+        self._client.load_collection(self._catalog, retry_times=schema.RETRIES)
+        self._client.load_collection(self._collection, retry_times=schema.RETRIES)
 
     def add_topics(self, topics: Iterable[str]) -> None:
         """Note that these topics exist; before their first passage is written, so that none is ever missing."""
         rows = [schema.catalog_row(schema.TOPIC_KEY_PREFIX + topic, "") for topic in sorted(topics)]
         if rows:
-            self._client.upsert(self._catalog, rows)
+            self._client.upsert(self._catalog, rows, retry_times=schema.RETRIES)
 
     def present(self, ids: Sequence[str]) -> set[str]:
         """Which of `ids` are stored already."""
@@ -95,15 +95,15 @@ class PassageWriter:
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         if self._upsert_misplaces_rows:
             # The same in two steps. A crash in between loses nothing: the job is run again and finds them missing.
-            self._client.delete(self._collection, ids=[row["id"] for row in rows])
-            self._client.insert(self._collection, rows)
+            self._client.delete(self._collection, ids=[row["id"] for row in rows], retry_times=schema.RETRIES)
+            self._client.insert(self._collection, rows, retry_times=schema.RETRIES)
         else:
-            self._client.upsert(self._collection, rows)
+            self._client.upsert(self._collection, rows, retry_times=schema.RETRIES)
 
     def finish(self) -> None:
         """Make what was written durable."""
-        self._client.flush(self._collection)
-        self._client.flush(self._catalog)
+        self._client.flush(self._collection, retry_times=schema.RETRIES)
+        self._client.flush(self._catalog, retry_times=schema.RETRIES)
 
     def count(self, topic: str | None = None) -> int:
         """Passages stored, of one topic or of all, including the newest."""
@@ -114,7 +114,11 @@ class PassageWriter:
         self._client.close()
 
     def _query(self, collection: str, filter: str, fields: list[str]) -> list[dict[str, Any]]:
-        return list(self._client.query(collection, filter=filter, output_fields=fields, consistency_level="Strong"))
+        return list(
+            self._client.query(
+                collection, filter=filter, output_fields=fields, consistency_level="Strong", retry_times=schema.RETRIES
+            )
+        )
 
 
 def upsert_misplaces_rows(server_version: str) -> bool:

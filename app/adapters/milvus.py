@@ -16,9 +16,6 @@ from contracts.types import Passage, TopicCount, Vectors
 
 T = TypeVar("T")
 
-_RETRIES_ON_UNAVAILABLE = 2
-"""pymilvus would try 75 times; the caller is better served by a prompt 503."""
-
 _LIST_LIMIT = 16_384
 """The most rows one Milvus query may return (its quotaAndLimits.limits.maxQueryResultWindow)."""
 
@@ -49,7 +46,7 @@ class MilvusStore:
                 limit=limit,
                 output_fields=schema.PASSAGE_FIELDS,
                 search_params={"metric_type": schema.METRIC},
-                retry_times=_RETRIES_ON_UNAVAILABLE,
+                retry_times=schema.RETRIES,
             ),
             if_missing=[[] for _ in vectors],
         )
@@ -73,7 +70,7 @@ class MilvusStore:
                 filter=filter,
                 output_fields=fields,
                 consistency_level="Strong",
-                retry_times=_RETRIES_ON_UNAVAILABLE,
+                retry_times=schema.RETRIES,
                 **options,
             ),
             if_missing=[],
@@ -82,7 +79,9 @@ class MilvusStore:
     async def ready(self) -> bool:
         """Whether Milvus answers."""
         try:
-            await self._call(lambda: self._client.has_collection(self._collection), if_missing=False)
+            await self._call(
+                lambda: self._client.has_collection(self._collection, retry_times=schema.RETRIES), if_missing=False
+            )
         except (StoreDown, StoreFailed):
             return False
         return True

@@ -111,6 +111,13 @@ def test_malformed_json_is_said_to_be_that(http: httpx.Client, body: bytes) -> N
     assert response.json()["code"] == "malformed_json"
 
 
+def test_a_body_that_is_not_declared_as_json_is_told_how(http: httpx.Client) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl sends unless told otherwise
+    response = http.post("/ask", content=b'{"question": "a"}', headers=form)
+    assert response.status_code == 415
+    assert "Content-Type: application/json" in response.json()["detail"]
+
+
 def test_a_huge_body_is_refused(http: httpx.Client) -> None:
     def chunks(count: int) -> list[bytes]:
         return [b"x" * 100_000] * count

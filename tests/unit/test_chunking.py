@@ -191,8 +191,12 @@ def test_a_long_heading_is_cut_for_encoding_only() -> None:
 
 
 def test_no_stored_text_is_longer_than_milvus_takes() -> None:
-    (chunk,) = chunks_of(document("é" * TEXT_BYTES_MAX), WORDS, 32, 8)
-    assert chunk.text == "é" * (TEXT_BYTES_MAX // 2)
+    """And nothing of a word that is longer is lost."""
+    word = "é" * TEXT_BYTES_MAX + "!"
+    chunks = chunks_of(document(word), WORDS, 32, 8)
+    assert all(len(chunk.text.encode()) <= TEXT_BYTES_MAX for chunk in chunks)
+    assert "".join(chunk.text for chunk in chunks) == word
+    assert [chunk.index for chunk in chunks] == [0, 1, 2]
 
 
 @pytest.mark.skipif(not ENCODER.exists(), reason="the encoder's files are not installed (make install)")
