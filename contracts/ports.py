@@ -44,6 +44,10 @@ class VectorStore(Protocol):
         """For each row of `vectors`, the `limit` nearest passages, best first. No topics means all of them."""
         ...
 
+    async def topic_names(self) -> list[str]:
+        """Every topic, by name; cheap, however many there are."""
+        ...
+
     async def topics(self) -> list[TopicCount]:
         """Every topic with its counts, by name. An empty or missing collection gives an empty list."""
         ...

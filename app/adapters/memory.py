@@ -36,6 +36,9 @@ class MemoryStore:
             for row in scores
         ]
 
+    async def topic_names(self) -> list[str]:
+        return sorted({passage.topic for passage in self._passages})
+
     async def topics(self) -> list[TopicCount]:
         documents: dict[str, set[str]] = defaultdict(set)
         passages: dict[str, int] = defaultdict(int)

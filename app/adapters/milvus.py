@@ -16,6 +16,8 @@ from contracts.types import Passage, TopicCount, Vectors
 
 T = TypeVar("T")
 
+_CONCURRENT_COUNTS = 4
+
 _LIST_LIMIT = 16_384
 """The most rows one Milvus query may return (its quotaAndLimits.limits.maxQueryResultWindow)."""
 
@@ -52,10 +54,19 @@ class MilvusStore:
         )
         return [[_passage(hit) for hit in hits] for hits in found]
 
-    async def topics(self) -> list[TopicCount]:
+    async def topic_names(self) -> list[str]:
         rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)
-        names = sorted(row["key"].removeprefix(schema.TOPIC_KEY_PREFIX) for row in rows)
-        return list(await asyncio.gather(*(self._count(name) for name in names)))
+        return sorted(row["key"].removeprefix(schema.TOPIC_KEY_PREFIX) for row in rows)
+
+    async def topics(self) -> list[TopicCount]:
+        # A few at a time: each count has the timeout of one call, and Milvus works them off one after the other.
+        slots = asyncio.Semaphore(_CONCURRENT_COUNTS)
+
+        async def count(name: str) -> TopicCount:
+            async with slots:
+                return await self._count(name)
+
+        return list(await asyncio.gather(*map(count, await self.topic_names())))
 
     async def _count(self, topic: str) -> TopicCount:
         inside = schema.topic_filter([topic])

@@ -105,6 +105,7 @@ async def test_a_topic_with_quotes_is_only_a_name(store: VectorStore) -> None:
 
 async def test_topics_are_counted(store: VectorStore) -> None:
     counted = {topic.topic: (topic.documents, topic.passages) for topic in await store.topics()}
+    assert await store.topic_names() == sorted(counted)
     assert counted == {"business": (1, 1), "sports": (1, 2), 'quo"te': (1, 1)}
 
 

@@ -24,7 +24,7 @@ class Stack:
         self.models = processes.simulated_model_service(folder / "models.log", simulated_token_seconds=0.05)
         self.milvus = processes.milvus_lite(folder / "milvus", folder / "milvus.log")
         self.gateway = processes.gateway(
-            folder / "gateway.log", self.models.url, self.milvus.url, min_score=0.2, milvus_timeout_seconds=1.5
+            folder / "gateway.log", self.models.url, self.milvus.url, min_score=0.2, milvus_timeout_seconds=1
         )
         self.job = processes.ingestion(
             folder / "job.log", self.models.url, self.milvus.url, "--dataset", SAMPLE, ingest_retry_seconds=30
