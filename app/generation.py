@@ -22,6 +22,7 @@ class TokenStream:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.ended = False
+        self.left = False
         self._pending: Delta | None = None
         self._error: PharosError | None = None
         self._ready = asyncio.Event()
@@ -95,7 +96,7 @@ class GenerationPool:
     def leave(self, stream: TokenStream) -> None:
         """Stop the work behind `stream` unless it has ended. Returns at once; the abort goes its own way."""
         if not stream.ended:
-            stream.ended = True
+            stream.ended = stream.left = True
             self._background(self._aborting.submit(stream.request_id))
 
     async def _submit(self, prompts: Sequence[Prompt]) -> Sequence[TokenStream | BaseException]:
@@ -119,8 +120,8 @@ class GenerationPool:
             async with aclosing(frames):
                 async for frame in frames:
                     _deal(frame, streams)
-                    if all(stream.ended for stream in streams.values()):
-                        break  # finished or left by everybody: closing the connection frees what still runs
+                    if all(stream.ended for stream in streams.values()) and any(s.left for s in streams.values()):
+                        break  # nobody reads on: closing the connection frees what still runs
         except PharosError as exc:
             failure = exc
         finally:
