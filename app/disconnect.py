@@ -10,6 +10,9 @@ from starlette.types import Receive
 
 T = TypeVar("T")
 
+CLIENT_CLOSED_REQUEST = 499
+"""nginx' status for a client that went away; nobody receives it, but metrics and logs do."""
+
 
 class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""

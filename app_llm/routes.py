@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.disconnect import ClientGone, unless_disconnected
+from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app_llm.errors import AllRefused
 from app_llm.models import Models
 from contracts import wire
@@ -36,7 +36,7 @@ def router(models: Models) -> APIRouter:
         try:
             encoding = await unless_disconnected(request.receive, models.loaded.encoder.encode(body.texts))
         except ClientGone:
-            return Response(status_code=499)  # nginx' status for a client that went away
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         if _wants_msgpack(request):
             return Response(wire.encoding_to_msgpack(encoding), media_type=wire.MSGPACK)
         return Response(wire.encoding_to_json(encoding), media_type=wire.JSON)

@@ -219,4 +219,4 @@ def frame_from_json(line: bytes | str) -> Frame:
 
 def refused_body(problems: Sequence[tuple[str, PromptProblem]]) -> list[dict[str, Any]]:
     """The `refused` member of a problem body."""
-    return [{"request_id": rid, "problem": msgspec.to_builtins(problem)} for rid, problem in problems]
+    return [msgspec.to_builtins(RefusedPrompt(request_id, problem)) for request_id, problem in problems]

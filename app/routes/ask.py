@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from starlette.responses import Response
 
 from app.asking import AskEvent, AskRequest, Done, Sources, Text
-from app.disconnect import ClientGone, unless_disconnected
+from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
 from app.settings import Settings
@@ -22,9 +22,6 @@ from contracts.problems import request_id_of
 from contracts.types import Passage, Sampling, Timings, Usage
 
 log = logging.getLogger(__name__)
-
-CLIENT_CLOSED_REQUEST = 499
-"""nginx' status for a client that went away; nobody receives it, but metrics and logs do."""
 
 
 class AskBody(BaseModel):
@@ -63,23 +60,11 @@ class AskBody(BaseModel):
         return self
 
 
-class Source(msgspec.Struct, frozen=True):
-    """One passage the answer was made from; source i is cited as [i + 1]."""
-
-    id: str
-    document_id: str
-    title: str
-    topic: str
-    date: str
-    score: float
-    text: str
-
-
 class Answer(msgspec.Struct, frozen=True):
-    """The JSON answer of POST /ask."""
+    """The JSON answer of POST /ask. Source i is cited as [i + 1]."""
 
     answer: str
-    sources: list[Source]
+    sources: list[Passage]
     finish_reason: str
     usage: Usage
     timings: Timings
@@ -222,13 +207,6 @@ def _sse_of(event: AskEvent) -> bytes:
             return sse.event("done", data)
 
 
-def _source(passage: Passage) -> Source:
-    return Source(
-        id=passage.id,
-        document_id=passage.document_id,
-        title=passage.title,
-        topic=passage.topic,
-        date=passage.date,
-        score=round(passage.score, 4),
-        text=passage.text,
-    )
+def _source(passage: Passage) -> Passage:
+    """A passage as it is shown: with a score that people can read."""
+    return msgspec.structs.replace(passage, score=round(passage.score, 4))

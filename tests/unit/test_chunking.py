@@ -199,7 +199,6 @@ def test_no_stored_text_is_longer_than_milvus_takes() -> None:
     assert [chunk.index for chunk in chunks] == [0, 1, 2]
 
 
-@pytest.mark.skipif(not ENCODER.exists(), reason="the encoder's files are not installed (make install)")
 @pytest.mark.parametrize(("tokens", "overlap"), [(200, 40), (64, 16), (32, 0)])
 def test_the_sample_fits_when_counted_by_the_encoders_own_tokenizer(tokens: int, overlap: int) -> None:
     tokenizer = Tokenizer.from_file(str(ENCODER))
