@@ -1,11 +1,14 @@
-"""Every error the gateway answers with, drawn as one tree.
+"""Every error the gateway answers with, drawn as one tree. (The model service shares those about load.)
 
 PharosError
 ├── InvalidRequest          422  the caller can fix it
 │   ├── UnknownTopic        422
 │   └── PromptTooLong       413
-├── Overloaded              503  a queue is full, or the gateway is shutting down
-├── DeadlineExceeded        504  not finished in the time the request had
+├── Unauthorized            401  no API key, or one that is not known
+├── QuotaExceeded           429  the caller is over the budget of its key
+├── Overloaded              503  as much work as may be held is there already
+│   └── Draining            503  shutting down: what runs is finished, nothing new begins
+├── DeadlineExceeded        504  it cannot be, or was not, finished in the time the request had
 ├── ModelServiceDown        503  app_llm cannot be reached or is not ready
 ├── ModelServiceFailed      502  app_llm answered, but not with what it should
 ├── StoreDown               503  Milvus cannot be reached
@@ -36,8 +39,20 @@ class PromptTooLong(InvalidRequest):
     status, code, title = 413, "prompt_too_long", "The prompt does not fit the model's context window"
 
 
+class Unauthorized(PharosError):
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class QuotaExceeded(PharosError):
+    status, code, title = 429, "quota_exceeded", "The budget of this API key is used up"
+
+
 class Overloaded(PharosError):
-    status, code, title = 503, "overloaded", "The gateway has as much work as it may hold"
+    status, code, title = 503, "overloaded", "There is as much work as may be held"
+
+
+class Draining(Overloaded):
+    code, title = "draining", "The service is shutting down"
 
 
 class DeadlineExceeded(PharosError):

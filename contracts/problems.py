@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -15,8 +16,11 @@ from contracts import wire
 
 log = logging.getLogger(__name__)
 
-RETRY_STATUSES = (502, 503, 504)
+RETRY_STATUSES = (429, 502, 503, 504)
 """Failures that may be over in a moment: the answer has `Retry-After`, and `retryable` is true."""
+
+RETRY_AFTER_SECONDS_MAX = 60
+"""Nobody plans further ahead from a measurement of some seconds."""
 
 
 class ProblemError(Exception):
@@ -26,9 +30,10 @@ class ProblemError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, detail: str, **more: Any) -> None:
+    def __init__(self, detail: str, *, retry_after_seconds: float | None = None, **more: Any) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
         self.more = more
 
     def body(self, request_id: str) -> dict[str, Any]:
@@ -50,11 +55,19 @@ def problem_body(request_id: str, status: int, code: str, title: str, detail: st
     }
 
 
+def retry_headers(status: int, measured_seconds: float | None, default_seconds: int) -> dict[str, str]:
+    """`Retry-After` in whole seconds: what was measured, at least one; the default where nothing was."""
+    if status not in RETRY_STATUSES:
+        return {}
+    seconds = default_seconds if measured_seconds is None else math.ceil(measured_seconds)
+    return {"Retry-After": str(min(max(seconds, 1), RETRY_AFTER_SECONDS_MAX))}
+
+
 def install(app: FastAPI, retry_after_seconds: int) -> None:
     """Make every error of `app` a problem response, with `Retry-After` where trying again may help."""
 
-    def respond(body: dict[str, Any]) -> JSONResponse:
-        headers = {"Retry-After": str(retry_after_seconds)} if body["retryable"] else {}
+    def respond(body: dict[str, Any], retry_after: float | None = None) -> JSONResponse:
+        headers = retry_headers(body["status"], retry_after, retry_after_seconds)
         return JSONResponse(body, body["status"], headers, media_type=wire.PROBLEM)
 
     def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> JSONResponse:
@@ -65,7 +78,7 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
         # Refusing work is an answer; a dependency that failed is an event.
         if error.__cause__ is not None:
             log.warning("%s: %s (%r)", error.code, error.detail, error.__cause__)
-        return respond(error.body(request_id_of(request)))
+        return respond(error.body(request_id_of(request)), error.retry_after_seconds)
 
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from app.adapters.model_client import HttpEncoder, ModelService, model_http_client
-from app_llm.encoder import MergingEncoder, SentenceTransformerEncoder
+from app.batching import BatchLimits
+from app.merging import MergingEncoder
+from app_llm.encoder import SentenceTransformerEncoder
 from app_llm.simulated import HashEncoder
 from contracts.ports import Encoder
 
@@ -22,7 +24,7 @@ async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
         case "hash":
             yield HashEncoder(384)
         case "merging":
-            merging = MergingEncoder(HashEncoder(384), slice_texts=4, merge_texts=64, queue_calls=64)
+            merging = MergingEncoder(HashEncoder(384), slice_texts=4, limits=BatchLimits(64, 64, batch_cost=64))
             async with merging.batcher:
                 yield merging
         case "sentence-transformers":
