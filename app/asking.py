@@ -15,6 +15,9 @@ from app.retrieval import Retrieved, Retriever
 from app.topics import TopicDirectory
 from contracts.types import ModelCard, Passage, Prompt, Sampling, Timings, Usage
 
+TOP_K = 5
+"""Passages to look at when a request does not say."""
+
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:

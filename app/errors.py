@@ -2,7 +2,9 @@
 
 PharosError
 ├── InvalidRequest          422  the caller can fix it
+│   ├── MalformedBody       400
 │   ├── UnknownTopic        422
+│   ├── UnknownModel        404
 │   └── PromptTooLong       413
 ├── Overloaded              503  a queue is full, or the gateway is shutting down
 ├── DeadlineExceeded        504  not finished in the time the request had
@@ -17,7 +19,14 @@ bodies. Adapters translate what their library raises with `raise … from exc`.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.batching import BatcherClosed, DeadlinePassed, QueueFull
 from contracts.problems import ProblemError
+
+log = logging.getLogger(__name__)
 
 
 class PharosError(ProblemError):
@@ -28,8 +37,16 @@ class InvalidRequest(PharosError):
     status, code, title = 422, "invalid_request", "The request is not valid"
 
 
+class MalformedBody(InvalidRequest):
+    status, code, title = 400, "malformed_json", "The body is not JSON"
+
+
 class UnknownTopic(InvalidRequest):
     code, title = "unknown_topic", "No documents under this topic"
+
+
+class UnknownModel(InvalidRequest):
+    status, code, title = 404, "model_not_found", "No model of this name"
 
 
 class PromptTooLong(InvalidRequest):
@@ -58,3 +75,24 @@ class StoreDown(PharosError):
 
 class StoreFailed(PharosError):
     status, code, title = 502, "store_failed", "The vector store failed"
+
+
+@contextmanager
+def queue_errors(waiting: str) -> Iterator[None]:
+    """Turns what a batcher refuses into its answer. `waiting` says, in the plural, what its queue is full of."""
+    try:
+        yield
+    except QueueFull as exc:
+        raise Overloaded(f"Too many {waiting} are waiting; try again in a moment.") from exc
+    except BatcherClosed as exc:
+        raise Overloaded("This gateway is shutting down; try again.") from exc
+    except DeadlinePassed as exc:
+        raise DeadlineExceeded("The request's time ran out before it could be served.") from exc
+
+
+def presentable(error: Exception) -> PharosError:
+    """`error`, if it is meant for the caller; else a fault of ours, which is logged and not shown."""
+    if isinstance(error, PharosError):
+        return error
+    log.error("a stream failed", exc_info=error)
+    return PharosError("This is a fault in Pharos; its log says more.")

@@ -13,12 +13,15 @@ from app.adapters.milvus import MilvusStore
 from app.adapters.model_client import HttpEncoder, HttpGenerator, ModelFacts, ModelService, model_http_client
 from app.asking import Asker, GeneratorFacts
 from app.batching import BatchLimits
+from app.chatting import Chat
 from app.generation import GenerationPool
 from app.instrumented import InstrumentedAsker, Metrics
 from app.retrieval import Retriever
-from app.routes import ask, health, landing, topics
+from app.routes import ask, health, landing, openai, topics
 from app.routes.health import Check
 from app.routes.middleware import BodyLimit, RequestIds
+from app.routes.openai import errors as openai_errors
+from app.served_models import ServedModels
 from app.settings import Settings
 from app.topics import TopicDirectory
 from contracts import problems
@@ -84,7 +87,11 @@ def create_app(settings: Settings, adapters: Adapters | None = None) -> FastAPI:
         on_batch=metrics.on_batch,
     )
     directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
-    asker = Asker(retriever, generation, directory, adapters.generator_facts, prompt_tokens=settings.prompt_tokens)
+    asker = InstrumentedAsker(
+        Asker(retriever, generation, directory, adapters.generator_facts, prompt_tokens=settings.prompt_tokens), metrics
+    )
+    served = ServedModels(adapters.generator_facts, directory)
+    chats = Chat(served, asker, generation, question_chars_max=settings.question_chars_max)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -102,10 +109,11 @@ def create_app(settings: Settings, adapters: Adapters | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(landing.router())
-    app.include_router(ask.router(InstrumentedAsker(asker, metrics), settings))
+    app.include_router(ask.router(asker, settings))
+    app.include_router(openai.router(served, chats, adapters.encoder, settings))
     app.include_router(topics.router(directory))
     app.include_router(health.router(adapters.checks, settings.retry_after_seconds))
-    problems.install(app, settings.retry_after_seconds)
+    problems.install(app, settings.retry_after_seconds, openai_errors.render)
     Instrumentator(registry=metrics.registry, excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(
         app
     ).expose(app, include_in_schema=True, tags=["health"])
