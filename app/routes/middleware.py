@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -39,25 +41,28 @@ class RequestIds:
 
 class BodyLimit:
     """Refuses bodies of more than `max_bytes`, declared or not, before they fill the memory: as soon as a route reads
-    one it gets an HTTPException, the one kind that FastAPI lets through there."""
+    one it gets an HTTPException, the one kind that FastAPI lets through there. `elsewhere` names the paths that take
+    another number."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, elsewhere: Mapping[str, int] = MappingProxyType({})) -> None:
         self._app = app
         self._max = max_bytes
+        self._elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        received = int(declared) if declared.isdigit() and int(declared) > self._max else 0
+        limit = self._elsewhere.get(scope["path"], self._max)
+        received = int(declared) if declared.isdigit() and int(declared) > limit else 0
 
         async def bounded_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max and message["type"] == "http.request":
-                raise HTTPException(413, f"The body is larger than {self._max:,} bytes; send less.")
+            if received > limit and message["type"] == "http.request":
+                raise HTTPException(413, f"The body is larger than {limit:,} bytes; send less.")
             return message
 
         await self._app(scope, bounded_receive, send)

@@ -212,15 +212,15 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
 
 
 _PLACE = re.compile(r"^(.*) - at `\$\.?(.*)`$", re.DOTALL)
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
+_FIELD = re.compile(r"^Object (contains unknown|missing required) field `(.*)`$", re.DOTALL)
 
 
 def _invalid(message: str) -> InvalidRequest:
     """msgspec's message as an error that names the parameter."""
     placed = _PLACE.match(message)
     what, param = placed.groups() if placed else (message, None)
-    unknown = _UNKNOWN.match(what)
-    if unknown:
-        param = unknown[1]
-        return InvalidRequest(f"{param}: is not a parameter of this API; leave it out (docs/openai.md).", param=param)
+    field = _FIELD.match(what)
+    if field:
+        param = f"{param}.{field[2]}" if param else field[2]
+        what = "is missing." if field[1] == "missing required" else "is no parameter of this API; leave it out."
     return InvalidRequest(f"{param}: {what}" if param else what, param=param)

@@ -72,7 +72,7 @@ def router(served: ServedModels, encoder: Encoder) -> APIRouter:
     )
     async def embed(request: Request) -> Response:
         body = await read(request, _decoder)
-        texts = _texts(body.input)
+        texts = texts_of(body.input)
         encoding = await unless_disconnected(request.receive, _encode(body, texts))
         answer = _answer(body, encoding)
         return Response(_encoder.encode(answer), media_type=wire.JSON)
@@ -90,7 +90,7 @@ def router(served: ServedModels, encoder: Encoder) -> APIRouter:
     return routes
 
 
-def _texts(given: str | list[Any]) -> list[str]:
+def texts_of(given: str | list[Any]) -> list[str]:
     """The texts to encode. Raises InvalidRequest."""
     texts = [given] if isinstance(given, str) else given
     if not 1 <= len(texts) <= EMBEDDING_TEXTS_MAX:

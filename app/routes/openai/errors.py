@@ -12,7 +12,11 @@ from contracts import problems
 
 PREFIX = "/v1/"
 
-_OPENAI_NAMES = {"prompt_too_long": (400, "context_length_exceeded"), "too_many_requests": (429, "rate_limit_exceeded")}
+_OPENAI_NAMES = {
+    "prompt_too_long": (400, "context_length_exceeded"),
+    "unauthorized": (401, "invalid_api_key"),
+    "quota_exceeded": (429, "rate_limit_exceeded"),
+}
 """Problems for which OpenAI has a status and a code of its own; clients act upon them."""
 
 
