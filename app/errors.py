@@ -2,7 +2,9 @@
 
 PharosError
 ├── InvalidRequest          422  the caller can fix it
+│   ├── MalformedBody       400
 │   ├── UnknownTopic        422
+│   ├── UnknownModel        404
 │   └── PromptTooLong       413
 ├── Unauthorized            401  no API key, or one that is not known
 ├── QuotaExceeded           429  the caller is over the budget of its key
@@ -20,7 +22,11 @@ bodies. Adapters translate what their library raises with `raise … from exc`.
 
 from __future__ import annotations
 
+import logging
+
 from contracts.problems import ProblemError
+
+log = logging.getLogger(__name__)
 
 
 class PharosError(ProblemError):
@@ -31,8 +37,16 @@ class InvalidRequest(PharosError):
     status, code, title = 422, "invalid_request", "The request is not valid"
 
 
+class MalformedBody(InvalidRequest):
+    status, code, title = 400, "malformed_json", "The body is not JSON"
+
+
 class UnknownTopic(InvalidRequest):
     code, title = "unknown_topic", "No documents under this topic"
+
+
+class UnknownModel(InvalidRequest):
+    status, code, title = 404, "model_not_found", "No model of this name"
 
 
 class PromptTooLong(InvalidRequest):
@@ -73,3 +87,11 @@ class StoreDown(PharosError):
 
 class StoreFailed(PharosError):
     status, code, title = 502, "store_failed", "The vector store failed"
+
+
+def presentable(error: Exception) -> PharosError:
+    """`error`, if it is meant for the caller; else a fault of ours, which is logged and not shown."""
+    if isinstance(error, PharosError):
+        return error
+    log.error("a stream failed", exc_info=error)
+    return PharosError("This is a fault in Pharos; its log says more.")

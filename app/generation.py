@@ -17,7 +17,7 @@ from app.batching import Batcher, BatchLimits, Served
 from app.errors import DeadlineExceeded, InvalidRequest, ModelServiceFailed, Overloaded, PharosError, PromptTooLong
 from app.quota import Reservation
 from app.replicated import outstanding_tokens
-from app.terms import Terms
+from app.terms import UNLIMITED, Terms
 from contracts.ports import Generator
 from contracts.types import Delta, Frame, Prompt, PromptProblem
 
@@ -114,7 +114,7 @@ class GenerationPool:
         self._tasks: set[asyncio.Task[object]] = set()
         self._exit = AsyncExitStack()
 
-    async def open(self, prompt: Prompt, terms: Terms) -> Served[TokenStream]:
+    async def open(self, prompt: Prompt, terms: Terms = UNLIMITED) -> Served[TokenStream]:
         """Hand `prompt` over; returns once the engine has accepted it. Close the stream with `leave`.
 
         Raises PharosError: QuotaExceeded, Overloaded, DeadlineExceeded, PromptTooLong or InvalidRequest when the engine

@@ -70,6 +70,10 @@ class Quota:
         _refuse_for(self._tokens.take(tokens), f"The key {self.name!r} has used its tokens of this minute.")
         return Reservation(self._tokens, tokens)
 
+    def use_tokens(self, tokens: int) -> None:
+        """Charge what has been used already."""
+        self._tokens.give_back(-tokens)
+
 
 @dataclass(slots=True)
 class Reservation:

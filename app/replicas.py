@@ -47,8 +47,11 @@ class Address(NamedTuple):
 class ModelClient(Protocol):
     """One model service, through the network."""
 
-    encoder: Encoder
-    generator: Generator
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def generator(self) -> Generator: ...
 
     async def readiness(self) -> Readiness:
         """What it says of itself, within a second. Raises PharosError."""
@@ -120,14 +123,20 @@ class Replicas:
     def ready(self) -> list[Replica]:
         return [replica for replica in self._all.values() if replica.state is State.READY]
 
+    def count(self) -> int:
+        """How many are ready."""
+        return len(self.ready)
+
+    async def any_ready(self) -> bool:
+        """Whether at least one is."""
+        return bool(self.ready)
+
     def prompt_room(self) -> float:
         """The most prompts that one of the ready replicas can take now. Without a ready one there is no reason to wait
         either: what is sent then fails at once."""
         return max((replica.room for replica in self.ready), default=math.inf)
 
-    def pick(
-        self, load: Callable[[Replica], float], *, prompts: int = 0, without: Collection[Replica] = ()
-    ) -> Replica:
+    def pick(self, load: Callable[[Replica], float], *, prompts: int = 0, without: Collection[Replica] = ()) -> Replica:
         """The less loaded of two random ready replicas, of those with room for `prompts` if there are any.
 
         Raises ModelServiceDown when none is left.

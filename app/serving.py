@@ -7,7 +7,8 @@ that keep working, and what runs is finished; then, or after the grace period, u
 from __future__ import annotations
 
 import asyncio
-import signal
+import contextlib
+import socket
 from types import FrameType
 from typing import Any
 
@@ -75,20 +76,25 @@ class _Server(uvicorn.Server):
         self._grace_seconds = grace_seconds
         self._draining: asyncio.Task[None] | None = None
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal closes the gate; a second one ends at once."""
         if self._gate.closed or not self.started:
             super().handle_exit(sig, frame)
             return
         self._gate.closed = True
-        self._draining = asyncio.get_running_loop().create_task(self._drain(sig))
+        self._loop.call_soon_threadsafe(self._begin_drain, sig)
+
+    def _begin_drain(self, sig: int) -> None:
+        self._draining = self._loop.create_task(self._drain(sig))
 
     async def _drain(self, sig: int) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_seconds):
                 await self._gate.empty()
-        except TimeoutError:
-            self.force_exit = True
         super().handle_exit(sig, None)
 
 
@@ -100,12 +106,7 @@ def serve(app: FastAPI, gate: Gate, *, host: str, port: int, log_level: str, gra
         "timeout_graceful_shutdown": 2,  # the gate has waited already; what is left is idle or over its time
     }
     server = _Server(uvicorn.Config(app, host=host, port=port, http=_Protocol, **options), gate, grace_seconds)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.run()
-    except KeyboardInterrupt:
-        pass
     if not server.started:
         raise SystemExit(3)
-
-
-__all__ = ["Gate", "serve", "signal"]

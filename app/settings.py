@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     )
     request_timeout_max_seconds: float = Field(3600.0, gt=0, description="Longest X-Request-Timeout.")
     api_keys: dict[str, ApiKey] = Field(
-        default={},
+        {},
         description='Keys by name, as JSON: {"team": {"key": "...", "requests_per_minute": 60, "tokens_per_minute": '
         "10000}}. Empty: no key is asked for.",
     )
@@ -99,7 +99,9 @@ class Settings(BaseSettings):
                 f"PHAROS_REQUEST_TIMEOUT_MAX_SECONDS={self.request_timeout_max_seconds:g}"
             )
         if self.max_tokens > self.max_tokens_max:
-            raise ValueError(f"PHAROS_MAX_TOKENS={self.max_tokens} is more than PHAROS_MAX_TOKENS_MAX={self.max_tokens_max}")
+            raise ValueError(
+                f"PHAROS_MAX_TOKENS={self.max_tokens} is more than PHAROS_MAX_TOKENS_MAX={self.max_tokens_max}"
+            )
         return self
 
     @property

@@ -24,6 +24,10 @@ class Terms:
         return None if self.deadline is None else self.deadline - time.monotonic()
 
 
+UNLIMITED = Terms(arrived=0.0)
+"""For work that no request asked for."""
+
+
 def terms_of(request: Request) -> Terms:
     """The terms that `Admission` has set."""
     terms = request.scope["state"]["terms"]

@@ -144,7 +144,8 @@ class BatchedGenerator:
         if prompt.timeout_seconds > wait:
             return None
         return msgspec.structs.replace(
-            _LATE, detail=f"It would wait {wait:.1f} s for the engine and has {max(prompt.timeout_seconds, 0):.1f} s left."
+            _LATE,
+            detail=f"It would wait {wait:.1f} s for the engine and has {max(prompt.timeout_seconds, 0):.1f} s left.",
         )
 
     async def _accept(self, prompt: Prompt) -> Accepted | PromptProblem:

@@ -25,7 +25,10 @@ compile cpu.lock --extra app --extra app_llm --extra cpu --extra models --extra 
 compile app.lock --extra app -c requirements/cpu.lock
 compile setup_milvus.lock --extra setup_milvus -c requirements/cpu.lock
 compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requirements/cpu.lock "${no_cuda[@]}"
-compile dev.lock --extra dev --extra app -c requirements/cpu.lock
+# LlamaIndex asks for openai<3 and a newer setuptools, vLLM for others; its clients, which are all that the tests use,
+# work with vLLM's.
+compile dev.lock --extra dev --extra app -c requirements/cpu.lock \
+    --override <(grep -E '^(openai|setuptools)==' requirements/cpu.lock)
 # Without the place where the CPU build lies, uv takes the CUDA build.
 unset UV_FIND_LINKS UV_TORCH_BACKEND
 compile gpu.lock --extra app --extra app_llm --extra gpu --extra models --extra setup_milvus --extra local "${unused[@]}"
