@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch import nginx
+
 VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
 LOCKS = Path("requirements")
@@ -18,7 +20,9 @@ ACCELERATORS = ("cpu", "gpu")
 
 
 def install(names: list[str]) -> None:
-    """Install each lock whose content is not installed yet. Raises CalledProcessError with pip's own words above it."""
+    """Install each lock whose content is not installed yet.
+
+    Raises CalledProcessError with pip's own words above it, and NginxMissing."""
     if not PYTHON.exists():
         print("making .venv ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
@@ -37,6 +41,8 @@ def install(names: list[str]) -> None:
         for old in VENV.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
+    if "dev" in names:
+        nginx.ensure(VENV)
 
 
 def leave_other_accelerators(name: str) -> None:
@@ -79,6 +85,8 @@ def pip(*arguments: str, check: bool = True) -> int:
 if __name__ == "__main__":
     try:
         install(sys.argv[1:])
+    except nginx.NginxMissing as exc:
+        sys.exit(f"pharos: {exc}")
     except subprocess.CalledProcessError as exc:
         sys.exit(
             f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe."
