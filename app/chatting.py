@@ -9,21 +9,22 @@ from typing import Protocol
 from uuid import uuid4
 
 from app.asking import TOP_K, AskEvent, AskRequest, Done, Text
-from app.errors import InvalidRequest, queue_errors
+from app.errors import InvalidRequest
 from app.generation import GenerationPool
 from app.served_models import ServedModels
+from app.terms import Terms
 from contracts.types import Message, Prompt, Sampling, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation that has been validated. `arrived` is the `time.monotonic()` instant its request came in."""
+    """A conversation that has been validated."""
 
     request_id: str
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
-    arrived: float = field(default_factory=time.monotonic)
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Chat:
         if topics is None:
             return self._alone(request)
         question = self._question(request.messages)
-        asked = AskRequest(request.request_id, question, topics, TOP_K, request.sampling, request.arrived)
+        asked = AskRequest(request.request_id, question, topics, TOP_K, request.sampling, request.terms)
         return self._asker.ask(asked)
 
     def _question(self, messages: tuple[Message, ...]) -> str:
@@ -87,8 +88,7 @@ class Chat:
     async def _alone(self, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
         # An id of our own: the engine tells prompts apart by it, and callers may use theirs twice.
         prompt = Prompt(uuid4().hex, request.messages, sampling=request.sampling)
-        with queue_errors("conversations"):
-            opened = await self._generation.open(prompt)
+        opened = await self._generation.open(prompt, request.terms)
         stream = opened.value
         accepted = time.monotonic()
         first_token: float | None = None
@@ -97,13 +97,13 @@ class Chat:
             while True:
                 delta = await stream.read()
                 if first_token is None and delta.tokens:
-                    first_token = time.monotonic() - request.arrived
+                    first_token = time.monotonic() - request.terms.arrived
                 if delta.text:
                     yield Text(delta.text)
                 if delta.finish_reason is not None:
                     now = time.monotonic()
                     served = now - accepted + opened.served_seconds
-                    timings = Timings(opened.queued_seconds, 0.0, 0.0, first_token, served, now - request.arrived)
+                    timings = Timings(opened.queued_seconds, 0.0, 0.0, first_token, served, now - request.terms.arrived)
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return
         finally:

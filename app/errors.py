@@ -1,4 +1,4 @@
-"""Every error the gateway answers with, drawn as one tree.
+"""Every error the gateway answers with, drawn as one tree. (The model service shares those about load.)
 
 PharosError
 ├── InvalidRequest          422  the caller can fix it
@@ -6,8 +6,11 @@ PharosError
 │   ├── UnknownTopic        422
 │   ├── UnknownModel        404
 │   └── PromptTooLong       413
-├── Overloaded              503  a queue is full, or the gateway is shutting down
-├── DeadlineExceeded        504  not finished in the time the request had
+├── Unauthorized            401  no API key, or one that is not known
+├── QuotaExceeded           429  the caller is over the budget of its key
+├── Overloaded              503  as much work as may be held is there already
+│   └── Draining            503  shutting down: what runs is finished, nothing new begins
+├── DeadlineExceeded        504  it cannot be, or was not, finished in the time the request had
 ├── ModelServiceDown        503  app_llm cannot be reached or is not ready
 ├── ModelServiceFailed      502  app_llm answered, but not with what it should
 ├── StoreDown               503  Milvus cannot be reached
@@ -20,10 +23,7 @@ bodies. Adapters translate what their library raises with `raise … from exc`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from app.batching import BatcherClosed, DeadlinePassed, QueueFull
 from contracts.problems import ProblemError
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,20 @@ class PromptTooLong(InvalidRequest):
     status, code, title = 413, "prompt_too_long", "The prompt does not fit the model's context window"
 
 
+class Unauthorized(PharosError):
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class QuotaExceeded(PharosError):
+    status, code, title = 429, "quota_exceeded", "The budget of this API key is used up"
+
+
 class Overloaded(PharosError):
-    status, code, title = 503, "overloaded", "The gateway has as much work as it may hold"
+    status, code, title = 503, "overloaded", "There is as much work as may be held"
+
+
+class Draining(Overloaded):
+    code, title = "draining", "The service is shutting down"
 
 
 class DeadlineExceeded(PharosError):
@@ -75,19 +87,6 @@ class StoreDown(PharosError):
 
 class StoreFailed(PharosError):
     status, code, title = 502, "store_failed", "The vector store failed"
-
-
-@contextmanager
-def queue_errors(waiting: str) -> Iterator[None]:
-    """Turns what a batcher refuses into its answer. `waiting` says, in the plural, what its queue is full of."""
-    try:
-        yield
-    except QueueFull as exc:
-        raise Overloaded(f"Too many {waiting} are waiting; try again in a moment.") from exc
-    except BatcherClosed as exc:
-        raise Overloaded("This gateway is shutting down; try again.") from exc
-    except DeadlinePassed as exc:
-        raise DeadlineExceeded("The request's time ran out before it could be served.") from exc
 
 
 def presentable(error: Exception) -> PharosError:

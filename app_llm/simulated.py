@@ -38,6 +38,7 @@ class SimulatedEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.simulated_sequences)
+        self.at_once = settings.simulated_sequences
         self.context_tokens = settings.context_tokens or 4096
 
     async def accept(self, prompt: Prompt) -> Accepted:
@@ -98,7 +99,7 @@ class HashEncoder:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
 
-    async def encode(self, texts: Sequence[str]) -> Encoding:
+    async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:  # noqa: ARG002
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths: list[int] = []
         for row, text in zip(vectors, texts, strict=True):

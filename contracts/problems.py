@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -17,8 +18,11 @@ from contracts import wire
 
 log = logging.getLogger(__name__)
 
-RETRY_STATUSES = (502, 503, 504)
+RETRY_STATUSES = (429, 502, 503, 504)
 """Failures that may be over in a moment: the answer has `Retry-After`, and `retryable` is true."""
+
+RETRY_AFTER_SECONDS_MAX = 60
+"""Nobody plans further ahead from a measurement of some seconds."""
 
 DECLARE_JSON = "Send the body as JSON, with the header 'Content-Type: application/json'."
 
@@ -30,9 +34,10 @@ class ProblemError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, detail: str, **more: Any) -> None:
+    def __init__(self, detail: str, *, retry_after_seconds: float | None = None, **more: Any) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
         self.more = more
 
     def body(self, request_id: str) -> dict[str, Any]:
@@ -63,21 +68,38 @@ def problem_response(_: Request, body: dict[str, Any], headers: dict[str, str]) 
     return JSONResponse(body, body["status"], headers, media_type=wire.PROBLEM)
 
 
-def install(app: FastAPI, retry_after_seconds: int, render: Render = problem_response) -> None:
-    """Make every error of `app` a response by `render`, with `Retry-After` where trying again may help."""
+class Responder:
+    """Errors as responses, with `Retry-After` where trying again may help: what was measured, or else the default."""
 
-    def respond(request: Request, body: dict[str, Any]) -> Response:
-        return render(request, body, {"Retry-After": str(retry_after_seconds)} if body["retryable"] else {})
+    def __init__(self, retry_after_seconds: int, render: Render = problem_response) -> None:
+        self._retry_after_seconds = retry_after_seconds
+        self._render = render
+
+    def __call__(self, request: Request, error: ProblemError) -> Response:
+        """The response to `error`."""
+        return self.of_body(request, error.body(request_id_of(request)), error.retry_after_seconds)
+
+    def of_body(self, request: Request, body: dict[str, Any], measured_seconds: float | None = None) -> Response:
+        """The response that says `body`."""
+        headers = {}
+        if body["retryable"]:
+            seconds = self._retry_after_seconds if measured_seconds is None else math.ceil(measured_seconds)
+            headers["Retry-After"] = str(min(max(seconds, 1), RETRY_AFTER_SECONDS_MAX))
+        return self._render(request, body, headers)
+
+
+def install(app: FastAPI, respond: Responder) -> None:
+    """Make every error of `app` a response by `respond`."""
 
     def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> Response:
-        return respond(request, problem_body(request_id_of(request), status, code, title, detail, **more))
+        return respond.of_body(request, problem_body(request_id_of(request), status, code, title, detail, **more))
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
         # Refusing work is an answer; a dependency that failed is an event.
         if error.__cause__ is not None:
             log.warning("%s: %s (%r)", error.code, error.detail, error.__cause__)
-        return respond(request, error.body(request_id_of(request)))
+        return respond(request, error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

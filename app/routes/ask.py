@@ -16,6 +16,7 @@ from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnecte
 from app.errors import InvalidRequest, presentable
 from app.routes import sse
 from app.settings import Settings
+from app.terms import terms_of
 from contracts import wire
 from contracts.problems import request_id_of
 from contracts.types import Passage, Sampling, Timings, Usage
@@ -120,7 +121,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
         },
     )
     async def ask(body: AskBody, request: Request) -> Response:
-        asked = _ask_request(body, request_id_of(request), settings)
+        asked = _ask_request(body, request, settings)
         events = asker.ask(asked)
         try:
             if body.stream or sse.MEDIA_TYPE in request.headers.get("accept", ""):
@@ -141,7 +142,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
     return routes
 
 
-def _ask_request(body: AskBody, request_id: str, settings: Settings) -> AskRequest:
+def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequest:
     """The body as a question, within the limits that are settings. Raises InvalidRequest."""
     if len(body.question) > settings.question_chars_max:
         raise InvalidRequest(
@@ -154,11 +155,12 @@ def _ask_request(body: AskBody, request_id: str, settings: Settings) -> AskReque
         raise InvalidRequest(f"max_tokens: is {max_tokens:,}; at most {settings.max_tokens_max:,} is allowed")
     topics = [body.topic] if body.topic is not None else body.topics or []
     return AskRequest(
-        request_id=request_id,
+        request_id=request_id_of(request),
         question=body.question,
         topics=tuple(dict.fromkeys(topics)),
         top_k=body.top_k,
         sampling=Sampling(max_tokens=max_tokens, temperature=body.temperature),
+        terms=terms_of(request),
     )
 
 

@@ -16,6 +16,7 @@ from app.routes.openai.bodies import NEUTRAL, ChatBody, EmbeddingBody, in_openap
 from app.routes.openai.conversations import chat_request
 from app.routes.openai.embeddings import texts_of
 from app.settings import Settings
+from app.terms import UNLIMITED
 from contracts.types import Sampling
 
 SETTINGS = Settings(max_tokens=100, max_tokens_max=200)
@@ -36,12 +37,12 @@ async def chat(**body: object) -> ChatBody:
 
 
 async def sampling(**body: object) -> Sampling:
-    return chat_request(await chat(**body), "id", SETTINGS).sampling
+    return chat_request(await chat(**body), "id", UNLIMITED, SETTINGS).sampling
 
 
 async def refusal(**body: object) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as refused:
-        chat_request(await chat(**body), "id", SETTINGS)
+        chat_request(await chat(**body), "id", UNLIMITED, SETTINGS)
     return refused.value
 
 
@@ -65,7 +66,7 @@ async def test_roles_and_parts_become_plain_messages() -> None:
         {"role": "assistant", "content": "Yes.", "refusal": None, "tool_calls": None, "annotations": []},
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "name": "Ann"},
     ]
-    asked = chat_request(await chat(messages=messages), "id", SETTINGS)
+    asked = chat_request(await chat(messages=messages), "id", UNLIMITED, SETTINGS)
     assert [(m.role, m.content) for m in asked.messages] == [
         ("system", "Be brief."),
         ("assistant", "Yes."),

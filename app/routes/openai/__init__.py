@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from app.chatting import Chat
+from app.merging import MergingEncoder
 from app.routes.openai import chat, embeddings, models
 from app.served_models import ServedModels
 from app.settings import Settings
-from contracts.ports import Encoder
 
 
-def router(served: ServedModels, chats: Chat, encoder: Encoder, settings: Settings) -> APIRouter:
+def router(served: ServedModels, chats: Chat, encoder: MergingEncoder, settings: Settings) -> APIRouter:
     """Every route under /v1. `encoder` gathers what arrives together."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
     routes.include_router(models.router(served))

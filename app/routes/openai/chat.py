@@ -15,6 +15,7 @@ from app.routes.openai.bodies import ChatBody, PlainRoute, in_openapi, read
 from app.routes.openai.completions import ChunkWriter, Completion, whole
 from app.routes.openai.conversations import chat_request
 from app.settings import Settings
+from app.terms import terms_of
 from contracts import wire
 from contracts.problems import request_id_of
 
@@ -56,7 +57,7 @@ def router(chats: Chat, settings: Settings) -> APIRouter:
     )
     async def complete(request: Request) -> Response:
         body = await read(request, _decoder)
-        asked = chat_request(body, request_id_of(request), settings)
+        asked = chat_request(body, request_id_of(request), terms_of(request), settings)
         if not body.stream:
             answer = await unless_disconnected(request.receive, _whole(asked))
             return Response(msgspec.json.encode(answer), media_type=wire.JSON)

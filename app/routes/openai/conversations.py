@@ -8,16 +8,17 @@ from app.chatting import ChatRequest
 from app.errors import InvalidRequest
 from app.routes.openai.bodies import ChatBody, ChatMessage, Part, refuse_unsupported
 from app.settings import Settings
+from app.terms import Terms
 from contracts.types import Message, Role, Sampling
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def chat_request(body: ChatBody, request_id: str, settings: Settings) -> ChatRequest:
+def chat_request(body: ChatBody, request_id: str, terms: Terms, settings: Settings) -> ChatRequest:
     """`body`, within the limits that are settings. Raises InvalidRequest."""
     refuse_unsupported(body)
     messages = tuple(_message(i, message) for i, message in enumerate(body.messages))
-    return ChatRequest(request_id, body.model, messages, _sampling(body, settings))
+    return ChatRequest(request_id, body.model, messages, _sampling(body, settings), terms)
 
 
 def _sampling(body: ChatBody, settings: Settings) -> Sampling:

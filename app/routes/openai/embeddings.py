@@ -10,11 +10,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.disconnect import unless_disconnected
-from app.errors import InvalidRequest, queue_errors
+from app.errors import InvalidRequest
+from app.merging import MergingEncoder
 from app.routes.openai.bodies import EMBEDDING_TEXTS_MAX, EmbeddingBody, PlainRoute, in_openapi, read
 from app.served_models import ServedModels
+from app.terms import Terms, terms_of
 from contracts import wire
-from contracts.ports import Encoder
 from contracts.types import Encoding
 
 TOKEN_IDS = (
@@ -59,7 +60,7 @@ _EXAMPLE = {
 }
 
 
-def router(served: ServedModels, encoder: Encoder) -> APIRouter:
+def router(served: ServedModels, encoder: MergingEncoder) -> APIRouter:
     """The route, around the encoder."""
     routes = APIRouter(route_class=PlainRoute)
 
@@ -73,19 +74,21 @@ def router(served: ServedModels, encoder: Encoder) -> APIRouter:
     async def embed(request: Request) -> Response:
         body = await read(request, _decoder)
         texts = texts_of(body.input)
-        encoding = await unless_disconnected(request.receive, _encode(body, texts))
+        encoding = await unless_disconnected(request.receive, _encode(body, texts, terms_of(request)))
         answer = _answer(body, encoding)
         return Response(_encoder.encode(answer), media_type=wire.JSON)
 
-    async def _encode(body: EmbeddingBody, texts: Sequence[str]) -> Encoding:
+    async def _encode(body: EmbeddingBody, texts: Sequence[str], terms: Terms) -> Encoding:
         card = await served.encoder(body.model)
         if body.dimensions not in (None, card.dimension):
             raise InvalidRequest(
                 f"dimensions: {body.model!r} makes vectors of {card.dimension} dimensions and no others; leave it out.",
                 param="dimensions",
             )
-        with queue_errors("texts"):
-            return await encoder.encode(texts)
+        encoding = (await encoder.served(texts, deadline=terms.deadline)).value
+        if terms.quota is not None:
+            terms.quota.use_tokens(sum(encoding.tokens))
+        return encoding
 
     return routes
 
