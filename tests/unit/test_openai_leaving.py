@@ -5,31 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import pytest
 from starlette.types import Message
 
 from app.adapters.memory import MemoryStore
-from app.asking import GeneratorFacts
-from app.batching import QueueFull
+from app.errors import Overloaded
 from app.main import Adapters, create_app
+from app.replicas import Address, Health, Replicas
 from app.settings import Settings
 from app_llm.generator import BatchedGenerator
 from app_llm.settings import Settings as ModelSettings
 from app_llm.simulated import SimulatedEngine
-from contracts.types import Encoding, ModelCard
-
-
-class Words:
-    """A token a word."""
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def cut(self, text: str, tokens: int) -> str:
-        return " ".join(text.split()[:tokens])
+from contracts.ports import Encoder
+from contracts.types import Encoding, ModelCard, Readiness
 
 
 class EndlessEncoder:
@@ -52,17 +42,46 @@ class FullEncoder:
     """Has as much to do as it may."""
 
     async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:  # noqa: ARG002
-        raise QueueFull("1024 items are waiting already")
+        raise Overloaded("Too much is waiting; try again in a moment.")
 
 
-async def facts() -> GeneratorFacts:
-    return GeneratorFacts(ModelCard("encoder", 2, 256, "llm", 4096, "simulated"), Words())
+class Client:
+    """A model service in this process."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        engine = SimulatedEngine(ModelSettings())
+        self.encoder = encoder
+        self.generator = BatchedGenerator(engine, prompts_max=8)
+        self._tokenizer = engine.tokenizer_json()
+
+    async def readiness(self) -> Readiness:
+        return Readiness("ready", prompts_at_once=8)
+
+    async def card(self) -> ModelCard:
+        return ModelCard("encoder", 2, 256, "llm", 4096, "simulated")
+
+    async def tokenizer(self) -> str:
+        return self._tokenizer
+
+    async def close(self) -> None: ...
 
 
-async def post(encoder: Any, path: str, body: object, left: asyncio.Event) -> tuple[int, dict[bytes, bytes], bytes]:
+async def one_address() -> list[Address]:
+    return [Address("http://model", "model")]
+
+
+async def nothing() -> None: ...
+
+
+async def yes() -> bool:
+    return True
+
+
+async def post(encoder: Encoder, path: str, body: object, left: asyncio.Event) -> tuple[int, dict[bytes, bytes], bytes]:
     """One request to a gateway in this process by a client that leaves when `left` is set."""
-    generator = BatchedGenerator(SimulatedEngine(ModelSettings()), prompts_max=8)
-    app = create_app(Settings(), Adapters(encoder, generator, MemoryStore(), facts))
+    client = Client(encoder)
+    replicas = Replicas(one_address, lambda _: client, Health(failures=3, probe_seconds=60, resolve_seconds=60))
+    app = create_app(Settings(), adapters=Adapters(replicas, MemoryStore(), yes, nothing))
     requests: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]
     sent: list[Message] = []
 
@@ -85,7 +104,8 @@ async def post(encoder: Any, path: str, body: object, left: asyncio.Event) -> tu
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }
-    await asyncio.wait_for(app(scope, receive, send), 5)
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(app(scope, receive, send), 5)
     body_sent = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), body_sent
 
