@@ -188,11 +188,19 @@ def test_base64_is_little_endian_float32(http: httpx.Client) -> None:
     np.testing.assert_array_equal(np.frombuffer(base64.b64decode(coded["embedding"]), "<f4"), floats["embedding"])
 
 
-async def test_many_embeddings_at_once_are_each_their_own(gateway: Service) -> None:
+async def test_many_embeddings_at_once_travel_together_and_are_each_their_own(
+    gateway: Service, simulated: Service
+) -> None:
+    def calls() -> float:
+        with asking.client(simulated.url) as models:
+            return asking.metric(models, "http_requests_total", handler="/encode")
+
     texts = [f"sentence {i} about w{i % 7}" for i in range(64)]
     expected = (await HashEncoder(384).encode(texts)).vectors
+    before = calls()
     async with openai_clients.async_client(gateway) as client:
         answers = await asyncio.gather(*(client.embeddings.create(model=ENCODER, input=text) for text in texts))
+    assert 0 < calls() - before < len(texts)
     np.testing.assert_array_equal(np.array([a.data[0].embedding for a in answers], np.float32), expected)
 
 
@@ -283,6 +291,26 @@ def test_the_routes_are_described(http: httpx.Client) -> None:
         "input" in paths["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]["required"]
     )
     assert {"/v1/models", "/v1/models/{model}"} <= set(paths)
+
+
+def test_keys_and_their_budgets_are_the_clients_own_exceptions_too(
+    simulated: Service, milvus_lite: Service, logs: Path
+) -> None:
+    keys = {"team": {"key": "a-good-key", "requests_per_minute": 1}}
+    gateway = processes.gateway(logs / "keys-gateway.log", simulated.url, milvus_lite.url, api_keys=json.dumps(keys))
+    try:
+        gateway.start()
+        with openai_clients.client(gateway) as stranger, pytest.raises(openai.AuthenticationError) as unknown:
+            stranger.models.list()
+        assert unknown.value.code == "invalid_api_key"
+        with openai_clients.client(gateway, "a-good-key") as client:
+            client.embeddings.create(model=ENCODER, input="a")
+            with pytest.raises(openai.RateLimitError) as over:
+                client.embeddings.create(model=ENCODER, input="a")
+        assert (over.value.code, over.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+        assert int(over.value.response.headers["retry-after"]) >= 1
+    finally:
+        gateway.stop()
 
 
 def test_a_failure_in_the_middle_ends_the_stream_with_an_error(

@@ -17,11 +17,11 @@ KEY = "none"
 
 
 @contextmanager
-def client(gateway: Service) -> Iterator[openai.OpenAI]:
+def client(gateway: Service, key: str = KEY) -> Iterator[openai.OpenAI]:
     """OpenAI's. Errors are raised at once."""
     with (
         openai.DefaultHttpxClient(trust_env=False) as http,
-        openai.OpenAI(base_url=gateway.url + "/v1", api_key=KEY, max_retries=0, http_client=http) as opened,
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=key, max_retries=0, http_client=http) as opened,
     ):
         yield opened
 
