@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -59,28 +60,57 @@ def test_the_first_token_arrives_before_the_last_is_made(slow_gateway: Service, 
     assert held_at == [("meta", 1), ("sources", 1), ("token", 1), ("done", 0)]
 
 
-def test_pings_keep_a_silent_stream_open(slow_gateway: Service) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked", "token"),
+    [
+        ("/ask", {"question": QUESTION}, "event: token"),
+        (
+            "/v1/chat/completions",
+            {"model": "simulated", "messages": [{"role": "user", "content": "Hi"}]},
+            '"delta":{"c',
+        ),
+    ],
+)
+def test_pings_keep_a_silent_stream_open(
+    slow_gateway: Service, path: str, asked: dict[str, object], token: str
+) -> None:
     with (
         asking.client(slow_gateway.url) as http,
-        http.stream("POST", "/ask", json={"question": QUESTION, "max_tokens": 3, "stream": True}) as response,
+        http.stream("POST", path, json={**asked, "max_tokens": 3, "stream": True}) as response,
     ):
         text = response.read().decode()
     assert ": ping\n\n" in text
-    assert text.index(": ping") < text.index("event: token")
+    assert text.index(": ping") < text.index(token)
+
+
+MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("leave_after_seconds", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/ask", {"question": QUESTION}),
+        ("/v1/chat/completions", {"model": "documents", "messages": MESSAGES}),
+        ("/v1/chat/completions", {"model": "simulated", "messages": MESSAGES}),
+    ],
+)
 def test_closing_the_socket_frees_the_slot(
-    slow_gateway: Service, slow_models: Service, stream: bool, leave_after_seconds: float
+    slow_gateway: Service,
+    slow_models: Service,
+    path: str,
+    asked: dict[str, object],
+    stream: bool,
+    leave_after_seconds: float,
 ) -> None:
     """Left before the first token and after it, streamed or not."""
     assert eventually(lambda: held(slow_models.url) == 0)
     host, _, port = slow_gateway.url.removeprefix("http://").partition(":")
-    body = f'{{"question": "{QUESTION}", "stream": {str(stream).lower()}}}'.encode()
+    body = json.dumps({**asked, "stream": stream}).encode()
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            b"POST /ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n".encode()
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
