@@ -72,7 +72,7 @@ class _Service:
 
     def __init__(self, address: Address, patience: Patience) -> None:
         self._patience = patience
-        self._sni = {"sni_hostname": address.host.partition(":")[0]}
+        self._sni = {"sni_hostname": httpx.URL(f"//{address.host}").host}
         self._http = httpx.AsyncClient(
             base_url=address.url,
             headers={"host": address.host},
@@ -96,16 +96,15 @@ class _Service:
         """A response whose body is still to be read, with a 2xx status. Raises PharosError.
 
         `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call.
-
-        A kept-alive connection that the other side has closed meanwhile fails on first use, before any answer: that
-        one case is sent again, once.
         """
         headers = {"accept": accept, "content-type": wire.JSON}
         patience = self._patience
         read_seconds = call_seconds or patience.call_seconds
         if timeout_seconds is not None:
-            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0):.3f}"
-            read_seconds = min(read_seconds, max(timeout_seconds, 0.001))
+            if timeout_seconds <= 0:
+                raise DeadlineExceeded("The request's time ran out before the model service was asked.")
+            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0.001):.3f}"
+            read_seconds = min(read_seconds, timeout_seconds)
         request = self._http.build_request(
             method,
             path,
@@ -115,10 +114,7 @@ class _Service:
             extensions={BODY_TIMEOUT: patience.silence_seconds if accept == wire.NDJSON else read_seconds, **self._sni},
         )
         try:
-            try:
-                response = await self._http.send(request, stream=True)
-            except httpx.ReadError:
-                response = await self._http.send(request, stream=True)
+            response = await self._http.send(request, stream=True)
             try:
                 if response.is_error:
                     await response.aread()
