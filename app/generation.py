@@ -39,7 +39,9 @@ class TokenStream:
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, delta: Delta) -> None:
-        """Called by the pump of the batch."""
+        """Called by the pump of the batch. Ignored once the stream has ended."""
+        if self.ended:
+            return
         self._pending = delta if self._pending is None else self._pending.then(delta)
         if delta.finish_reason is not None:
             self.ended = True
