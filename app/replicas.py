@@ -200,8 +200,8 @@ class Replicas:
             # What runs there is finished; the connections close with it.
             gone = self._all.pop(address)
             log.info("model service %s is gone", address.url)
-            gone.state = State.DRAINING
             self._gone.append(gone)
+            self._enter(gone, State.DRAINING)
 
     async def _watch(self) -> None:
         while True:
