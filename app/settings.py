@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         for most, name in ((self.requests_max, "PHAROS_REQUESTS_MAX"), (self.queue_items, "PHAROS_QUEUE_ITEMS")):
             if most < batch:
                 raise ValueError(
-                    f"{name}={most} can never fill a batch of {batch} ({batch_name}): raise the first or lower the second"
+                    f"{name}={most} can never fill a batch of {batch} ({batch_name}): raise the one or lower the other"
                 )
         if self.request_timeout_seconds > self.request_timeout_max_seconds:
             raise ValueError(
