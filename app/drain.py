@@ -36,7 +36,7 @@ class DrainRate:
         self._since = now
         fade = math.exp(-elapsed / _MEAN_LIFE_SECONDS)
         # A long wait fades within itself, so that one stall does not outweigh all that follows it.
-        weight = (1 - fade) * _MEAN_LIFE_SECONDS / elapsed if elapsed else 1.0
+        weight = -math.expm1(-elapsed / _MEAN_LIFE_SECONDS) * _MEAN_LIFE_SECONDS / elapsed if elapsed else 1.0
         self._cost = self._cost * fade + cost * weight
         self._seconds = self._seconds * fade + elapsed * weight
 

@@ -87,12 +87,13 @@ class Waiting(Generic[In, Out]):
     def take(self, most: int, now: float, *, hold_back: bool) -> list[Item[In, Out]]:
         """At most `most` items of the group that waited longest, within the limits; those that nobody wants any more
         are dropped. With `hold_back`, groups whose time has not come (`max_wait_seconds`) are passed over."""
+        for group in list(self._groups.values()):
+            # First, so that a head that nobody wants does not decide whose turn it is.
+            while group and not group[0].wanted(now):
+                self._has_left(group.popleft(), group)
         for group in sorted(self._groups.values(), key=_arrival):
-            if hold_back and not self._may_leave(group, now):
-                continue
-            batch = self._batch(group, most, now)
-            if batch:
-                return batch
+            if not hold_back or self._may_leave(group, now):
+                return self._batch(group, most, now)
         return []
 
     def held_back_until(self) -> float:
