@@ -212,25 +212,6 @@ async def test_the_cheapest_and_most_telling_refusal_comes_first() -> None:
     assert 1 <= int(refusal.headers["retry-after"]) <= 60
 
 
-async def test_a_gate_for_one_measures_only_while_it_is_full() -> None:
-    """The time in which nobody was there is not the time that one request takes."""
-    admitted = Admitted(AdmissionLimits(requests=1))
-
-    async def while_full() -> str:
-        admitted.app.go_on.clear()
-        running = asyncio.ensure_future(admitted.ask())
-        await asyncio.sleep(0)
-        refusal = await admitted.refused(503, "overloaded")
-        admitted.app.go_on.set()
-        await running
-        return refusal.headers["retry-after"]
-
-    assert await while_full() == "7"
-    time.sleep(1.1)  # noqa: ASYNC251  # idle for longer than the least that Retry-After can say
-    await admitted.ask()
-    assert await while_full() == "1"
-
-
 # Through the whole gateway
 
 
