@@ -10,9 +10,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from app.admission import Admission, AdmissionLimits
+from app.loop_gauge import task_gauge
 from app.serving import Gate
 from app_llm.models import Models
 from app_llm.routes import router
@@ -36,7 +38,8 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         loading = asyncio.ensure_future(_load_or_exit(models))
-        yield
+        with task_gauge(REGISTRY):
+            yield
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await models.close()
