@@ -27,6 +27,9 @@ from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness
 
 T = TypeVar("T")
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for a body that is not what it should be; the second one for text that is not UTF-8."""
+
 READY_SECONDS = 1.0
 """A service that does not answer /readyz by then is not ready."""
 
@@ -61,7 +64,7 @@ class HttpModelClient:
     async def tokenizer(self) -> str:
         """The generator's tokenizer.json."""
         async with self._service.request("GET", "/models/generator/tokenizer") as response:
-            return (await response.aread()).decode()
+            return (await response.aread()).decode(errors="replace")  # what is no text is no tokenizer.json either
 
     async def close(self) -> None:
         await self._service.close()
@@ -130,8 +133,8 @@ class _Service:
             raise ModelServiceDown("The model service cannot be reached; try again in a moment.") from exc
         except (httpx.ReadError, httpx.WriteError, httpx.CloseError) as exc:
             raise ModelServiceDown("The model service closed the connection; try again in a moment.") from exc
-        except httpx.RemoteProtocolError as exc:
-            raise ModelServiceFailed("The model service answered with something else than HTTP.") from exc
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as exc:
+            raise ModelServiceFailed("The model service answered with something that cannot be read.") from exc
         except httpx.PoolTimeout as exc:
             raise Overloaded("Every connection to the model service is in use; try again in a moment.") from exc
         except httpx.TimeoutException as exc:
@@ -182,7 +185,7 @@ class HttpGenerator:
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
                         yield wire.frame_from_json(line)
-        except msgspec.DecodeError as exc:
+        except _UNREADABLE as exc:
             raise ModelServiceFailed("The model service sent a frame that cannot be read.") from exc
         except AllRefused as exc:
             yield Frame(exc.deltas)
@@ -212,14 +215,14 @@ _SHARED = {error.code: error for error in (Overloaded, Draining, DeadlineExceede
 
 def _error_of(response: httpx.Response) -> PharosError:
     """The gateway's error for a response of the model service that is no success."""
-    if b'"refused"' in response.content:
-        refused = msgspec.json.decode(response.content, type=wire.RefusedBatch).refused
-        return AllRefused(
-            tuple(Delta(entry.request_id, finish_reason="error", error=entry.problem) for entry in refused)
-        )
     try:
+        if b'"refused"' in response.content:
+            refused = msgspec.json.decode(response.content, type=wire.RefusedBatch).refused
+            return AllRefused(
+                tuple(Delta(entry.request_id, finish_reason="error", error=entry.problem) for entry in refused)
+            )
         problem = msgspec.json.decode(response.content, type=_Problem)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         problem = _Problem()
     if problem.code in _SHARED:
         return _SHARED[problem.code](problem.detail)
@@ -233,5 +236,5 @@ def _error_of(response: httpx.Response) -> PharosError:
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as exc:
+    except _UNREADABLE as exc:
         raise ModelServiceFailed(f"The model service's {kind.__name__} cannot be read.") from exc
