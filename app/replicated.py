@@ -7,14 +7,17 @@ first token (docs/decisions/0008-retries.md).
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import msgspec
 
 from app.errors import ModelServiceDown, ModelServiceFailed, Overloaded, PharosError
 from app.replicas import Replica, Replicas
 from contracts.types import Delta, Encoding, Frame, Prompt, PromptProblem
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """Replicas tried for one call. When three of them fail, the fault is more likely the call's or the network's."""
@@ -33,6 +36,30 @@ def outstanding_tokens(prompt: Prompt) -> int:
     return characters // CHARACTERS_PER_TOKEN + prompt.sampling.max_tokens
 
 
+async def on_any(replicas: Replicas, call: Callable[[Replica], Awaitable[T]]) -> T:
+    """The outcome of `call` with the replica that has the fewest texts outstanding, or with another one where that
+    fails. Raises PharosError."""
+    tried: list[Replica] = []
+    error: PharosError | None = None
+    while len(tried) < ATTEMPTS:
+        try:
+            replica = replicas.pick(_texts, without=tried)
+        except ModelServiceDown as none_left:
+            error = error or none_left
+            break
+        tried.append(replica)
+        try:
+            outcome = await call(replica)
+        except _ELSEWHERE as failure:
+            error = failure
+            replicas.failed(replica, error)
+        else:
+            replicas.succeeded(replica)
+            return outcome
+    assert error is not None, "ATTEMPTS is positive"
+    raise error
+
+
 class ReplicatedEncoder:
     """An `Encoder` that sends each call to the replica with the fewest texts outstanding."""
 
@@ -42,29 +69,16 @@ class ReplicatedEncoder:
     async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:
         """As the port says. Raises PharosError."""
         started = time.monotonic()
-        tried: list[Replica] = []
-        error: PharosError | None = None
-        while len(tried) < ATTEMPTS:
-            try:
-                replica = self._replicas.pick(_texts, without=tried)
-            except ModelServiceDown as none_left:
-                error = error or none_left
-                break
-            tried.append(replica)
-            replica.texts += len(texts)
+
+        async def encode(replica: Replica) -> Encoding:
             left = None if timeout_seconds is None else timeout_seconds - (time.monotonic() - started)
+            replica.texts += len(texts)
             try:
-                encoding = await replica.client.encoder.encode(texts, timeout_seconds=left)
-            except _ELSEWHERE as failure:
-                error = failure
-                self._replicas.failed(replica, error)
-            else:
-                self._replicas.succeeded(replica)
-                return encoding
+                return await replica.client.encoder.encode(texts, timeout_seconds=left)
             finally:
                 replica.texts -= len(texts)
-        assert error is not None, "ATTEMPTS is positive"
-        raise error
+
+        return await on_any(self._replicas, encode)
 
 
 class ReplicatedGenerator:
