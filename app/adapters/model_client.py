@@ -54,7 +54,8 @@ class HttpModelClient:
         self.generator = HttpGenerator(self._service)
 
     async def readiness(self) -> Readiness:
-        async with self._service.request("GET", "/readyz", call_seconds=READY_SECONDS) as response:
+        # 503 is how it says that it is draining.
+        async with self._service.request("GET", "/readyz", call_seconds=READY_SECONDS, good_status=503) as response:
             return _decoded(await response.aread(), Readiness)
 
     async def card(self) -> ModelCard:
@@ -95,8 +96,9 @@ class _Service:
         *,
         call_seconds: float | None = None,
         timeout_seconds: float | None = None,
+        good_status: int = 200,
     ) -> AsyncGenerator[httpx.Response, None]:
-        """A response whose body is still to be read, with a 2xx status. Raises PharosError.
+        """A response whose body is still to be read, with a 2xx status or `good_status`. Raises PharosError.
 
         `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call.
 
@@ -123,7 +125,7 @@ class _Service:
             except httpx.ReadError:
                 response = await self._http.send(request, stream=True)
             try:
-                if response.is_error:
+                if response.is_error and response.status_code != good_status:
                     await response.aread()
                     raise _error_of(response)
                 yield response
