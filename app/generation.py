@@ -76,7 +76,11 @@ class TokenStream:
             assert self._error is not None, "read() after the end"
             raise self._error
         if delta.error is not None:
-            raise error_of(delta.error)
+            self._error = error_of(delta.error)
+            if not delta.tokens:
+                raise self._error
+            # What came just before the error is the reader's; the next read raises.
+            return Delta(delta.request_id, delta.text, delta.tokens)
         return delta
 
 
