@@ -86,7 +86,7 @@ class ReplicatedGenerator:
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
-        self._running_on: dict[str, Replica] = {}
+        self._running_on: dict[str, _Outstanding] = {}
 
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         """As the port says. When the replica fails, prompts that have no token yet go on to another one; the others
@@ -124,6 +124,8 @@ class ReplicatedGenerator:
             finally:
                 lost = work.release()
             self._replicas.failed(replica, error)
+            for request_id in work.aborted:  # nobody waits for it any more
+                silent.pop(request_id, None)
             heard = [request_id for request_id in lost if request_id not in silent]
             if heard:
                 yield _failed(heard, error)
@@ -137,9 +139,10 @@ class ReplicatedGenerator:
     async def abort(self, request_ids: Sequence[str]) -> None:
         by_replica: dict[Replica, list[str]] = {}
         for request_id in request_ids:
-            replica = self._running_on.get(request_id)
-            if replica is not None:
-                by_replica.setdefault(replica, []).append(request_id)
+            work = self._running_on.get(request_id)
+            if work is not None:
+                work.aborted.add(request_id)
+                by_replica.setdefault(work.replica, []).append(request_id)
         for replica, ids in by_replica.items():
             await replica.client.generator.abort(ids)
 
@@ -147,19 +150,20 @@ class ReplicatedGenerator:
 class _Outstanding:
     """The prompts of one call, counted at their replica until each has ended."""
 
-    def __init__(self, replica: Replica, prompts: Iterable[Prompt], running_on: dict[str, Replica]) -> None:
-        self._replica = replica
+    def __init__(self, replica: Replica, prompts: Iterable[Prompt], running_on: dict[str, _Outstanding]) -> None:
+        self.replica = replica
+        self.aborted: set[str] = set()
         self._running_on = running_on
         self.left = {prompt.request_id: outstanding_tokens(prompt) for prompt in prompts}
         replica.prompts += len(self.left)
         replica.tokens += sum(self.left.values())
-        running_on.update(dict.fromkeys(self.left, replica))
+        running_on.update(dict.fromkeys(self.left, self))
 
     def ended(self, request_id: str) -> None:
         tokens = self.left.pop(request_id, None)
         if tokens is not None:
-            self._replica.prompts -= 1
-            self._replica.tokens -= tokens
+            self.replica.prompts -= 1
+            self.replica.tokens -= tokens
             del self._running_on[request_id]
 
     def release(self) -> list[str]:
