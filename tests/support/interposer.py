@@ -48,6 +48,10 @@ class Interposer:
         """Requests other than /readyz."""
         return sum(at >= instant and path != "/readyz" for at, path in self.requests)
 
+    def count(self, path: str) -> int:
+        """Requests to `path` until now."""
+        return sum(requested == path for _, requested in self.requests)
+
     def misbehave(self, fault: Fault, *paths: str) -> None:
         """From now on."""
         self.faults = dict.fromkeys(paths, fault)

@@ -68,6 +68,12 @@ def chat(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body:
     return post(http, "/v1/chat/completions", {"model": "simulated", "messages": messages, **body}, headers)
 
 
+def ask_documents(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: object) -> Asking:
+    """POST /v1/chat/completions, to be answered from the documents."""
+    messages = [{"role": "user", "content": QUESTION}]
+    return post(http, "/v1/chat/completions", {"model": "documents", "messages": messages, **body}, headers)
+
+
 def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, texts: Sequence[str] = ("oil",)) -> Asking:
     """POST /v1/embeddings."""
     return post(http, "/v1/embeddings", {"model": "hash", "input": list(texts)}, headers)
