@@ -219,7 +219,7 @@ def frame_to_msgpack(frame: Frame) -> bytes:
 
 
 def frame_from_json(line: bytes | str) -> Frame:
-    """The inverse of `frame_to_ndjson`. Raises `msgspec.DecodeError` for anything else."""
+    """The inverse of `frame_to_ndjson`. Raises `msgspec.DecodeError` or UnicodeDecodeError for anything else."""
     return _frame_decoder.decode(line)
 
 
