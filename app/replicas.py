@@ -191,6 +191,8 @@ class Replicas:
     async def _probe(self, replica: Replica) -> None:
         try:
             readiness = await replica.client.readiness()
+        except Overloaded:  # every connection is in use: a busy replica is well
+            return
         except PharosError:
             replica.silences += 1
             if replica.silences >= self.health.failures:
