@@ -130,6 +130,7 @@ class _Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._started = False
         self._complete = False
+        self._keep_alive = False
         self._until_close = False
         self._body = b""
         self._error: httpx.TransportError | None = None
@@ -139,7 +140,7 @@ class _Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request may follow: the answer has been read to its end and the server stays."""
-        return self._complete and not self.lost and not self._body and bool(self._parser.should_keep_alive())
+        return self._complete and self._keep_alive and not self.lost and not self._body
 
     async def exchange(
         self, request: bytes, head_seconds: float | None, body_seconds: float | None
@@ -260,6 +261,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # afterwards the parser no longer knows
         self._wake()
 
 
