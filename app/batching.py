@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from app.drain import DrainRate
+from app.drain import ItemsAndCost
 from app.errors import DeadlineExceeded, Draining, Overloaded
 
 In = TypeVar("In")
@@ -112,7 +112,7 @@ class Batcher(Generic[In, Out]):
         self._groups: dict[Hashable, deque[_Item[In, Out]]] = {}
         self._queued = 0
         self._queued_cost = 0.0
-        self._drain = DrainRate()
+        self._drain = ItemsAndCost()
         self._running: dict[asyncio.Task[None], Sequence[_Item[In, Out]]] = {}
         self._wake_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -132,7 +132,7 @@ class Batcher(Generic[In, Out]):
 
     def expected_wait(self) -> float | None:
         """Seconds a new item would wait, by the rate at which the queue has lately drained; None while unknown."""
-        return self._drain.seconds_for(self._queued_cost)
+        return self._drain.seconds_for(self._queued, self._queued_cost)
 
     async def submit(self, value: In, *, deadline: float | None = None) -> Served[Out]:
         """Queue one item and wait for its outcome, until `deadline`, a `time.monotonic()` instant.
@@ -217,7 +217,7 @@ class Batcher(Generic[In, Out]):
         if batch:
             now = time.monotonic()
             self._on_batch(len(batch), now - batch[0].arrived)
-            self._drain.left(sum(item.cost for item in batch), now)
+            self._drain.left(len(batch), sum(item.cost for item in batch), now)
             task = asyncio.get_running_loop().create_task(self._serve(batch, now))
             self._running[task] = batch
             task.add_done_callback(self._ended)
