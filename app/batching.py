@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self
 
-from app.drain import DrainRate
+from app.drain import ItemsAndCost
 from app.errors import DeadlineExceeded, Draining, Overloaded
 from app.waiting import BatchLimits, In, Item, Out, Waiting
 
@@ -67,7 +67,7 @@ class Batcher(Generic[In, Out]):
         self._on_batch = on_batch
         self._discard = discard
         self._waiting: Waiting[In, Served[Out]] = Waiting(limits)
-        self._drain = DrainRate()
+        self._drain = ItemsAndCost()
         self._running: dict[asyncio.Task[None], Sequence[Item[In, Served[Out]]]] = {}
         self._wake_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -87,7 +87,7 @@ class Batcher(Generic[In, Out]):
 
     def expected_wait(self) -> float | None:
         """Seconds a new item would wait, by the rate at which the queue has lately drained; None while unknown."""
-        return self._drain.seconds_for(self._waiting.cost)
+        return self._drain.seconds_for(self._waiting.items, self._waiting.cost)
 
     async def submit(self, value: In, *, deadline: float | None = None) -> Served[Out]:
         """Queue one item and wait for its outcome, until `deadline`, a `time.monotonic()` instant.
@@ -177,7 +177,7 @@ class Batcher(Generic[In, Out]):
         batch = self._waiting.take(items, now, hold_back=not self._closed)
         if batch:
             self._on_batch(len(batch), now - batch[0].arrived)
-            self._drain.left(sum(item.cost for item in batch), now)
+            self._drain.left(len(batch), sum(item.cost for item in batch), now)
             task = asyncio.get_running_loop().create_task(self._serve(batch, now))
             self._running[task] = batch
             task.add_done_callback(self._ended)

@@ -49,3 +49,36 @@ class DrainRate:
         if not cost:
             return 0.0
         return cost * self._seconds / self._cost if self._cost else None
+
+
+class ItemsAndCost:
+    """The drain rates of a queue whose items differ in cost, measured in both.
+
+    The shorter of the two waits counts, since a refusal cannot be taken back: where slots are what is short, small
+    items that have left make the cost seem to drain slowly, and a large one would be refused that has to wait for only
+    one of them.
+    """
+
+    def __init__(self) -> None:
+        self._items = DrainRate()
+        self._cost = DrainRate()
+
+    def blocked(self, now: float) -> None:
+        """As `DrainRate.blocked`."""
+        self._items.blocked(now)
+        self._cost.blocked(now)
+
+    def left(self, items: int, cost: float, now: float) -> None:
+        """`items`, of `cost` together, have left the queue."""
+        self._items.left(items, now)
+        self._cost.left(cost, now)
+
+    def idle(self) -> None:
+        """Nothing waits any more."""
+        self._items.idle()
+        self._cost.idle()
+
+    def seconds_for(self, items: int, cost: float) -> float | None:
+        """How long they take to drain; None while nothing has been measured."""
+        by_items, by_cost = self._items.seconds_for(items), self._cost.seconds_for(cost)
+        return None if by_items is None or by_cost is None else min(by_items, by_cost)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.drain import HALF_LIFE_SECONDS, DrainRate
+from app.drain import HALF_LIFE_SECONDS, DrainRate, ItemsAndCost
 
 
 def steady(rate: DrainRate, *, cost: float, every: float, times: int, start: float = 0.0) -> float:
@@ -85,3 +85,25 @@ def test_the_estimate_lies_between_the_slowest_and_the_fastest_that_was_seen(
     assert estimate is not None
     pace = [elapsed / cost for cost, elapsed in leavings]
     assert min(pace) * 0.99 - 1e-9 <= estimate <= max(pace) * 1.01 + 1e-9
+
+
+def test_small_items_that_left_do_not_make_a_large_one_seem_to_wait_for_ever() -> None:
+    drain = ItemsAndCost()
+    drain.blocked(0.0)
+    for second in range(1, 5):
+        drain.left(1, 6.0, float(second))
+    # By cost it would be 900 / 6 = 150 s; but it is one item, and one leaves every second.
+    assert drain.seconds_for(1, 900.0) == pytest.approx(1.0)
+    # And many small ones do not wait as long as as many large ones would.
+    assert drain.seconds_for(100, 6.0) == pytest.approx(1.0)
+
+
+def test_nothing_is_known_of_either_before_something_had_to_wait() -> None:
+    drain = ItemsAndCost()
+    drain.left(1, 6.0, 1.0)
+    assert drain.seconds_for(1, 6.0) is None
+    assert drain.seconds_for(0, 0.0) == 0.0
+    drain.blocked(2.0)
+    drain.idle()
+    drain.left(1, 6.0, 9.0)
+    assert drain.seconds_for(1, 6.0) is None
