@@ -7,25 +7,28 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from app.batching import BatcherClosed, DeadlinePassed, QueueFull
-from app.errors import DeadlineExceeded, Overloaded, PromptTooLong
+from app.errors import PromptTooLong
 from app.generation import GenerationPool
 from app.prompting import NOT_IN_DOCUMENTS, TokenRuler, grounded_prompt
 from app.retrieval import Retrieved, Retriever
+from app.terms import Terms
 from app.topics import TopicDirectory
 from contracts.types import ModelCard, Passage, Prompt, Sampling, Timings, Usage
+
+TOP_K = 5
+"""Passages to look at when a request does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:
-    """A question that has been validated. `arrived` is the `time.monotonic()` instant its request came in."""
+    """A question that has been validated."""
 
     request_id: str
     question: str
     topics: tuple[str, ...]
     top_k: int
     sampling: Sampling
-    arrived: float = field(default_factory=time.monotonic)
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +92,18 @@ class Asker:
 
         Raises PharosError.
         """
-        try:
-            if request.topics:
-                await self._topics.require(request.topics)
-            retrieved = await self._retriever.retrieve(request.question, request.topics, request.top_k)
-            if not retrieved.passages:
-                yield Sources(())
-                yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
-                yield Done("nothing_relevant", Usage(0, 0), _timings(request, retrieved))
-                return
-            prompt, passages = await self._prompt(request, retrieved)
-            handed_over = time.monotonic()
-            opened = await self._generation.open(prompt)
-        except QueueFull as exc:
-            raise Overloaded("Too many questions are waiting; try again in a moment.") from exc
-        except BatcherClosed as exc:
-            raise Overloaded("This gateway is shutting down; try again.") from exc
-        except DeadlinePassed as exc:
-            raise DeadlineExceeded("The request's time ran out before it could be served.") from exc
-
+        if request.topics:
+            await self._topics.require(request.topics)
+        terms = request.terms
+        retrieved = await self._retriever.retrieve(request.question, request.topics, request.top_k, terms.deadline)
+        if not retrieved.passages:
+            yield Sources(())
+            yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
+            yield Done("nothing_relevant", Usage(0, 0), _timings(request, retrieved))
+            return
+        prompt, passages = await self._prompt(request, retrieved)
+        handed_over = time.monotonic()
+        opened = await self._generation.open(prompt, terms)
         stream = opened.value
         first_token: float | None = None
         try:
@@ -116,7 +112,7 @@ class Asker:
                 delta = await stream.read()
                 now = time.monotonic()
                 if first_token is None and delta.tokens:
-                    first_token = now - request.arrived
+                    first_token = now - request.terms.arrived
                 if delta.text:
                     yield Text(delta.text)
                 if delta.finish_reason is not None:
@@ -159,5 +155,5 @@ def _timings(
         search=retrieved.search_seconds,
         time_to_first_token=first_token_seconds,
         generate=generate_seconds,
-        total=time.monotonic() - request.arrived,
+        total=time.monotonic() - request.terms.arrived,
     )

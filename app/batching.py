@@ -3,8 +3,7 @@
 A batch leaves when a slot is free and work waits. So an idle backend serves at once, and a busy one lets the batch
 grow for exactly as long as it is busy: no timer, no window to tune (text-embeddings-inference's queue is the model).
 
-This module needs nothing but the standard library; `app_llm` uses it too, to merge the calls of several gateways
-(docs/decisions/0002-one-batcher.md).
+`app_llm` uses it too, to merge the calls of several gateways (docs/decisions/0002-one-batcher.md).
 """
 
 from __future__ import annotations
@@ -18,20 +17,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from app.drain import DrainRate
+from app.errors import DeadlineExceeded, Draining, Overloaded
+
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-
-class QueueFull(Exception):
-    """The queue holds as much as it may; try again later."""
-
-
-class BatcherClosed(Exception):
-    """The batcher is shutting down and takes no new work."""
-
-
-class DeadlinePassed(Exception):
-    """The item's deadline passed while it waited; it never reached the backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +35,41 @@ class Served(Generic[Out]):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """The bounds of a batcher. `cost` is whatever the batcher's `cost` function counts (texts, tokens, ...)."""
+    """The bounds of a batcher. `cost` is whatever the batcher's `cost` function counts (texts, tokens, ...).
+
+    `in_flight` is the number of batches at the same time, for each backend. `queue_seconds` is the longest wait, by the
+    measured drain rate, that a new item is let into. `max_wait_seconds` holds back a batch that is not full until its
+    oldest item has waited that long; 0, the default, never does.
+    """
 
     batch_items: int
     queue_items: int
     in_flight: int = 1
     batch_cost: float = math.inf
+    queue_cost: float = math.inf
+    queue_seconds: float = math.inf
+    max_wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.batch_items, self.queue_items, self.in_flight) < 1 or self.batch_cost <= 0:
+        positive = (self.batch_items, self.queue_items, self.in_flight, self.batch_cost, self.queue_cost)
+        if min(positive) <= 0 or self.queue_seconds <= 0 or self.max_wait_seconds < 0:
             raise ValueError(f"every limit of a batcher must be positive: {self}")
-        if self.queue_items < self.batch_items:
-            raise ValueError(
-                f"a queue of {self.queue_items} items can never fill a batch of {self.batch_items}: "
-                "raise the queue's limit or lower the batch's"
-            )
+        for unit, queue, batch in (
+            ("items", self.queue_items, self.batch_items),
+            ("tokens", self.queue_cost, 0 if math.isinf(self.batch_cost) else self.batch_cost),
+        ):
+            if queue < batch:
+                raise ValueError(
+                    f"a queue of {queue:g} {unit} can never fill a batch of {batch:g}: "
+                    "raise the queue's limit or lower the batch's"
+                )
 
 
 @dataclass(slots=True, eq=False)
 class _Item(Generic[In, Out]):
     value: In
     cost: float
-    deadline: float | None
+    group: Hashable
     future: asyncio.Future[Served[Out]]
     arrived: float = field(default_factory=time.monotonic)
 
@@ -79,8 +82,10 @@ class Batcher(Generic[In, Out]):
     so that a busy group cannot starve the others. Use as an async context manager: leaving it refuses new items and
     waits for the queued and running ones.
 
-    `on_batch(items, oldest_wait_seconds)` is called as each batch leaves (for metrics); `discard(value)` takes an
-    outcome whose caller went away while the batch was running, so that what it holds can be freed.
+    `backends()` is how many there are to share the work between; `room()` is how many items they can take now, and
+    whoever makes room calls `wake`. `on_batch(items, oldest_wait_seconds)` is called as each batch leaves (for
+    metrics); `discard(value)` takes an outcome whose caller went away while the batch was running, so that what it
+    holds can be freed.
     """
 
     def __init__(
@@ -90,6 +95,8 @@ class Batcher(Generic[In, Out]):
         *,
         cost: Callable[[In], float] = lambda _: 1,
         group: Callable[[In], Hashable] = lambda _: None,
+        backends: Callable[[], int] = lambda: 1,
+        room: Callable[[], float] = lambda: math.inf,
         on_batch: Callable[[int, float], None] = lambda _items, _wait: None,
         discard: Callable[[Out], None] = lambda _: None,
     ) -> None:
@@ -97,13 +104,18 @@ class Batcher(Generic[In, Out]):
         self._limits = limits
         self._cost = cost
         self._group = group
+        self._backends = backends
+        self._room = room
         self._on_batch = on_batch
         self._discard = discard
         # A group exists while it has items. Its place in the dict does not matter: heads are compared by arrival.
         self._groups: dict[Hashable, deque[_Item[In, Out]]] = {}
         self._queued = 0
+        self._queued_cost = 0.0
+        self._drain = DrainRate()
         self._running: dict[asyncio.Task[None], Sequence[_Item[In, Out]]] = {}
         self._wake_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -113,31 +125,70 @@ class Batcher(Generic[In, Out]):
         """Items waiting for a slot."""
         return self._queued
 
+    @property
+    def queued_cost(self) -> float:
+        """Their cost."""
+        return self._queued_cost
+
+    def expected_wait(self) -> float | None:
+        """Seconds a new item would wait, by the rate at which the queue has lately drained; None while unknown."""
+        return self._drain.seconds_for(self._queued_cost)
+
     async def submit(self, value: In, *, deadline: float | None = None) -> Served[Out]:
-        """Queue one item and wait for its outcome. `deadline` is a `time.monotonic()` instant.
+        """Queue one item and wait for its outcome, until `deadline`, a `time.monotonic()` instant.
 
         Cancelling the caller takes the item out; when every caller of a running batch has gone, the batch is cancelled.
-        Raises QueueFull, BatcherClosed, DeadlinePassed, or what `run` raised.
+        Raises Overloaded, Draining, DeadlineExceeded (also at once, when the queue is longer than the time left), or
+        what `run` raised.
         """
-        if self._closed:
-            raise BatcherClosed("shutting down")
-        if self._queued >= self._limits.queue_items:
-            raise QueueFull(f"{self._queued} items are waiting already")
-        item: _Item[In, Out] = _Item(value, self._cost(value), deadline, asyncio.get_running_loop().create_future())
-        group = self._group(value)
-        self._groups.setdefault(group, deque()).append(item)
+        cost = self._cost(value)
+        loop = asyncio.get_running_loop()
+        left = None if deadline is None else deadline - time.monotonic()
+        self._admit(cost, left)
+        item: _Item[In, Out] = _Item(value, cost, self._group(value), loop.create_future())
+        self._groups.setdefault(item.group, deque()).append(item)
         self._queued += 1
+        self._queued_cost += cost
         self._idle.clear()
         self._schedule_wake()
+        expiry = None if left is None else loop.call_later(left, self._expire, item)
         try:
             return await item.future
         except asyncio.CancelledError:
             if item.future.cancelled():
-                self._withdraw(item, group)
+                self._withdraw(item)
             elif item.future.exception() is None:
                 # Cancelled in the very turn in which the outcome came.
                 self._discard(item.future.result().value)
             raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+
+    def wake(self) -> None:
+        """There is room again. Also safe to call when there is none."""
+        if self._queued:
+            self._schedule_wake()
+
+    def _admit(self, cost: float, seconds_left: float | None) -> None:
+        if self._closed:
+            raise Draining("This service is shutting down; try again.")
+        wait = self.expected_wait()
+        if seconds_left is not None and seconds_left <= (wait or 0.0):
+            raise DeadlineExceeded(
+                "The request's time has run out."
+                if seconds_left <= 0
+                else f"About {wait:.1f} s of work is waiting and this request has {seconds_left:.1f} s left."
+            )
+        limits = self._limits
+        if (
+            self._queued >= limits.queue_items
+            or (self._queued and self._queued_cost + cost > limits.queue_cost)
+            or (wait is not None and wait > limits.queue_seconds)
+        ):
+            raise Overloaded(
+                f"{self._queued:,} others are waiting already; try again in a moment.", retry_after_seconds=wait
+            )
 
     def _schedule_wake(self) -> None:
         # One turn of the loop later, so that items which arrive in the same turn leave in the same batch.
@@ -147,40 +198,73 @@ class Batcher(Generic[In, Out]):
 
     def _wake(self) -> None:
         self._wake_scheduled = False
-        while self._queued and len(self._running) < self._limits.in_flight:
-            batch = self._next_batch()
-            if batch:
-                now = time.monotonic()
-                self._on_batch(len(batch), now - batch[0].arrived)
-                task = asyncio.get_running_loop().create_task(self._serve(batch, now))
-                self._running[task] = batch
-                task.add_done_callback(self._ended)
-        if not self._queued and not self._running:
-            self._idle.set()
+        if self._queued:
+            backends = max(1, self._backends())
+            room = 0 if len(self._running) >= self._limits.in_flight * backends else self._room()
+            if room < 1:
+                self._drain.blocked(time.monotonic())
+            else:
+                # An even share for each backend: the batch that fits one would leave the others idle.
+                share = math.ceil(self._queued / backends)
+                self._dispatch(int(min(self._limits.batch_items, share, room)))
+        if not self._queued:
+            self._drain.idle()
+            if not self._running:
+                self._idle.set()
 
-    def _next_batch(self) -> list[_Item[In, Out]]:
-        """The items of the group that waited longest, within the limits; abandoned and late ones are dropped."""
-        key = min(self._groups, key=lambda k: self._groups[k][0].arrived)
-        waiting = self._groups[key]
-        batch: list[_Item[In, Out]] = []
-        cost = 0.0
+    def _dispatch(self, items: int) -> None:
+        batch = self._next_batch(items)
+        if batch:
+            now = time.monotonic()
+            self._on_batch(len(batch), now - batch[0].arrived)
+            self._drain.left(sum(item.cost for item in batch), now)
+            task = asyncio.get_running_loop().create_task(self._serve(batch, now))
+            self._running[task] = batch
+            task.add_done_callback(self._ended)
+            # The next batch in the next turn: by then this one has taken its room.
+            self._schedule_wake()
+
+    def _next_batch(self, items: int) -> list[_Item[In, Out]]:
+        """At most `items` of the group that waited longest, within the limits; abandoned ones are dropped. Groups that
+        are still held back (`max_wait_seconds`) are passed over."""
         now = time.monotonic()
-        while waiting and len(batch) < self._limits.batch_items:
-            item = waiting[0]
-            live = not item.future.done()
-            late = item.deadline is not None and item.deadline <= now
-            if live and not late and batch and cost + item.cost > self._limits.batch_cost:
-                break
-            waiting.popleft()
-            self._queued -= 1
-            if live and late:
-                item.future.set_exception(DeadlinePassed("the deadline passed while the item waited"))
-            elif live:
-                batch.append(item)
-                cost += item.cost
-        if not waiting:
-            del self._groups[key]
-        return batch
+        for key in sorted(self._groups, key=lambda k: self._groups[k][0].arrived):
+            waiting = self._groups[key]
+            held_back = self._held_back_for(waiting, now)
+            if held_back > 0:
+                # The oldest group comes first, so the timer that counts is the first one.
+                if self._timer is None or self._timer.cancelled():
+                    self._timer = asyncio.get_running_loop().call_later(held_back, self._on_timer)
+                continue
+            batch: list[_Item[In, Out]] = []
+            cost = 0.0
+            while waiting and len(batch) < items:
+                item = waiting[0]
+                live = not item.future.done()
+                if live and batch and cost + item.cost > self._limits.batch_cost:
+                    break
+                waiting.popleft()
+                self._forget(item)
+                if live:
+                    batch.append(item)
+                    cost += item.cost
+            if not waiting:
+                del self._groups[key]
+            return batch
+        return []
+
+    def _held_back_for(self, waiting: deque[_Item[In, Out]], now: float) -> float:
+        """Seconds until a batch from `waiting` may leave although it is not full."""
+        limits = self._limits
+        if not limits.max_wait_seconds or self._closed or len(waiting) >= limits.batch_items:
+            return 0.0
+        if sum(item.cost for item in waiting) >= limits.batch_cost:
+            return 0.0
+        return waiting[0].arrived + limits.max_wait_seconds - now
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.wake()
 
     async def _serve(self, batch: Sequence[_Item[In, Out]], started: float) -> None:
         outcomes: Sequence[Out | BaseException]
@@ -208,18 +292,27 @@ class Batcher(Generic[In, Out]):
         del self._running[task]
         self._wake()
 
-    def _withdraw(self, item: _Item[In, Out], group: Hashable) -> None:
-        """Take an item whose caller left out of the queue, or cancel its batch when it was the last one waited for."""
-        waiting = self._groups.get(group)
+    def _expire(self, item: _Item[In, Out]) -> None:
+        if not item.future.done():
+            item.future.set_exception(DeadlineExceeded("The request's time ran out before it was served."))
+            self._withdraw(item)
+
+    def _withdraw(self, item: _Item[In, Out]) -> None:
+        """Take an item nobody waits for out of the queue, or cancel its batch when it was the last one waited for."""
+        waiting = self._groups.get(item.group)
         if waiting is not None and item in waiting:
             waiting.remove(item)
-            self._queued -= 1
+            self._forget(item)
             if not waiting:
-                del self._groups[group]
+                del self._groups[item.group]
         for task, batch in self._running.items():
             if item in batch and not task.cancelling() and all(other.future.done() for other in batch):
                 task.cancel()
         self._schedule_wake()
+
+    def _forget(self, item: _Item[In, Out]) -> None:
+        self._queued -= 1
+        self._queued_cost = self._queued_cost - item.cost if self._queued else 0.0
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,4 +321,5 @@ class Batcher(Generic[In, Out]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        self.wake()  # what is held back leaves now
         await self._idle.wait()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from app.batching import Batcher, BatchLimits, Served
-from app.errors import InvalidRequest, ModelServiceFailed, PharosError, PromptTooLong
+from app.errors import DeadlineExceeded, InvalidRequest, ModelServiceFailed, Overloaded, PharosError, PromptTooLong
+from app.quota import Reservation
+from app.replicated import outstanding_tokens
+from app.terms import UNLIMITED, Terms
 from contracts.ports import Generator
 from contracts.types import Delta, Frame, Prompt, PromptProblem
 
@@ -19,50 +27,65 @@ SETTLE_SECONDS = 2.0
 class TokenStream:
     """The deltas of one prompt. Deltas its reader has not taken yet are merged, so a slow reader costs no memory."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, reservation: Reservation | None = None) -> None:
         self.request_id = request_id
+        self.reservation = reservation
         self.ended = False
         self.left = False
+        self.expiry: asyncio.TimerHandle | None = None
         self._pending: Delta | None = None
         self._error: PharosError | None = None
-        self._ready = asyncio.Event()
+        # A bare future: once per token an asyncio.Event would cost twice as much.
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, delta: Delta) -> None:
         """Called by the pump of the batch."""
         self._pending = delta if self._pending is None else self._pending.then(delta)
-        self.ended = self.ended or delta.finish_reason is not None
-        self._ready.set()
+        if delta.finish_reason is not None:
+            self.ended = True
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def fail(self, error: PharosError) -> None:
         """End the stream with `error`, after what is still pending. Ignored once the stream has ended."""
         if not self.ended:
             self.ended = True
             self._error = error
-            self._ready.set()
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
 
     async def read(self) -> Delta:
         """What came since the last read, at least one delta. Not to be called after one with a finish reason.
 
         Raises the error that ended the stream.
         """
-        await self._ready.wait()
-        self._ready.clear()
+        if self._pending is None and self._error is None:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         delta, self._pending = self._pending, None
         if delta is None:
             assert self._error is not None, "read() after the end"
             raise self._error
-        if self._error is not None:
-            self._ready.set()
         if delta.error is not None:
             raise error_of(delta.error)
         return delta
 
 
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    prompt: Prompt
+    deadline: float | None
+    reservation: Reservation | None
+
+
 class GenerationPool:
     """Submits prompts in batches and relays each batch's frames to the streams of its prompts.
 
-    A stream that is left early is aborted at the model service; aborts travel in batches too, so that a burst of
-    leaving clients is a few calls. Leaving the context ends the running streams.
+    A prompt is submitted once the backends have `room` for it, so that waiting happens here, where it is bounded and
+    where a caller that leaves or runs out of time costs the GPU nothing. A stream that is left early is aborted at the
+    model service; aborts travel in batches too, so that a burst of leaving clients is a few calls. Leaving the context
+    ends the running streams.
     """
 
     def __init__(
@@ -70,12 +93,17 @@ class GenerationPool:
         generator: Generator,
         limits: BatchLimits,
         *,
+        backends: Callable[[], int] = lambda: 1,
+        room: Callable[[], float] = lambda: math.inf,
         on_batch: Callable[[str, int, float], None] = lambda _kind, _items, _wait: None,
     ) -> None:
         self._generator = generator
-        self._submitting: Batcher[Prompt, TokenStream] = Batcher(
+        self._submitting: Batcher[_Submission, TokenStream] = Batcher(
             self._submit,
             limits,
+            cost=lambda submission: outstanding_tokens(submission.prompt),
+            backends=backends,
+            room=room,
             on_batch=lambda items, wait: on_batch("generate", items, wait),
             # The caller went while its batch was being submitted: the engine has the prompt, so it must be told.
             discard=self.leave,
@@ -86,22 +114,49 @@ class GenerationPool:
         self._tasks: set[asyncio.Task[object]] = set()
         self._exit = AsyncExitStack()
 
-    async def open(self, prompt: Prompt) -> Served[TokenStream]:
+    async def open(self, prompt: Prompt, terms: Terms = UNLIMITED) -> Served[TokenStream]:
         """Hand `prompt` over; returns once the engine has accepted it. Close the stream with `leave`.
 
-        Raises PromptTooLong or InvalidRequest when the engine refuses the prompt.
+        Raises PharosError: QuotaExceeded, Overloaded, DeadlineExceeded, PromptTooLong or InvalidRequest when the engine
+        refuses the prompt, ModelServiceDown, ModelServiceFailed.
         """
-        return await self._submitting.submit(prompt)
+        reservation = None if terms.quota is None else terms.quota.reserve_tokens(outstanding_tokens(prompt))
+        try:
+            submission = _Submission(prompt, terms.deadline, reservation)
+            served = await self._submitting.submit(submission, deadline=terms.deadline)
+        except BaseException:
+            if reservation is not None:
+                reservation.settle(0)
+            raise
+        stream = served.value
+        if terms.deadline is not None:
+            left = terms.deadline - time.monotonic()
+            stream.expiry = asyncio.get_running_loop().call_later(left, self._expire, stream)
+        return served
 
     def leave(self, stream: TokenStream) -> None:
         """Stop the work behind `stream` unless it has ended. Returns at once; the abort goes its own way."""
+        if stream.expiry is not None:
+            stream.expiry.cancel()
+            stream.expiry = None
         if not stream.ended:
             stream.ended = stream.left = True
             self._background(self._aborting.submit(stream.request_id))
 
-    async def _submit(self, prompts: Sequence[Prompt]) -> Sequence[TokenStream | BaseException]:
-        frames = self._generator.generate(prompts)
-        streams = {prompt.request_id: TokenStream(prompt.request_id) for prompt in prompts}
+    def wake(self) -> None:
+        """The backends have room again, or others are there."""
+        self._submitting.wake()
+
+    def _expire(self, stream: TokenStream) -> None:
+        if not stream.ended:
+            stream.fail(DeadlineExceeded("The request's time ran out before the answer was complete."))
+            stream.left = True
+            self._background(self._aborting.submit(stream.request_id))
+
+    async def _submit(self, submissions: Sequence[_Submission]) -> Sequence[TokenStream | BaseException]:
+        now = time.monotonic()
+        frames = self._generator.generate([_with_timeout(submission, now) for submission in submissions])
+        streams = {s.prompt.request_id: TokenStream(s.prompt.request_id, s.reservation) for s in submissions}
         try:
             accepted = await anext(frames)
         except StopAsyncIteration:
@@ -116,17 +171,34 @@ class GenerationPool:
             "The model service ended the stream before the answer did; try again."
         )
         try:
-            _deal(first, streams)
+            self._deal(first, streams)
             async with aclosing(frames):
                 async for frame in frames:
-                    _deal(frame, streams)
-                    if all(stream.ended for stream in streams.values()) and any(s.left for s in streams.values()):
-                        break  # nobody reads on: closing the connection frees what still runs
+                    if self._deal(frame, streams) and _nobody_reads_on(streams):
+                        break  # closing the connection frees what still runs
         except PharosError as exc:
             failure = exc
         finally:
             for stream in streams.values():
                 stream.fail(failure)
+                if stream.reservation is not None:
+                    stream.reservation.settle(0)  # unless its usage has been seen
+            self.wake()
+
+    def _deal(self, frame: Frame, streams: dict[str, TokenStream]) -> bool:
+        """Give each stream its delta. Whether one of them has ended with it."""
+        ended = False
+        for delta in frame.deltas:
+            stream = streams.get(delta.request_id)
+            if stream is not None:
+                stream.put(delta)
+                if delta.finish_reason is not None:
+                    ended = True
+                    if stream.reservation is not None and delta.usage is not None:
+                        stream.reservation.settle(delta.usage.prompt_tokens + delta.usage.completion_tokens)
+        if ended:
+            self.wake()
+        return ended
 
     async def _abort(self, request_ids: Sequence[str]) -> Sequence[None]:
         with suppress(PharosError):  # a model service that is down has freed its slots already
@@ -159,17 +231,29 @@ class GenerationPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _deal(frame: Frame, streams: dict[str, TokenStream]) -> None:
-    for delta in frame.deltas:
-        stream = streams.get(delta.request_id)
-        if stream is not None:
-            stream.put(delta)
+def _nobody_reads_on(streams: dict[str, TokenStream]) -> bool:
+    left = False
+    for stream in streams.values():
+        if not stream.ended:
+            return False
+        left = left or stream.left
+    return left
+
+
+def _with_timeout(submission: _Submission, now: float) -> Prompt:
+    if submission.deadline is None:
+        return submission.prompt
+    return msgspec.structs.replace(submission.prompt, timeout_seconds=submission.deadline - now)
 
 
 def error_of(problem: PromptProblem) -> PharosError:
     """The gateway's error for why the model service refused or failed one prompt."""
     if problem.status == 413:
         return PromptTooLong(problem.detail)
+    if problem.status == 504:
+        return DeadlineExceeded(problem.detail)
+    if problem.status == 503:
+        return Overloaded(problem.detail)
     if 400 <= problem.status < 500:
         return InvalidRequest(problem.detail)
     return ModelServiceFailed(problem.detail)

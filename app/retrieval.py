@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching import Batcher, BatchLimits
-from contracts.ports import Encoder, VectorStore
+from app.merging import MergingEncoder
+from contracts.ports import VectorStore
 from contracts.types import Passage
 
 
@@ -35,17 +35,16 @@ class _Query:
 
 
 class Retriever:
-    """Searches that arrive together travel together: texts as one /encode, queries on the same topics as one search.
+    """Searches that arrive together travel together: queries on the same topics are one call.
 
     `min_score` is the cosine similarity below which a passage does not count as relevant.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: MergingEncoder,
         store: VectorStore,
         *,
-        encode_limits: BatchLimits,
         search_limits: BatchLimits,
         min_score: float,
         on_batch: Callable[[str, int, float], None] = lambda _kind, _items, _wait: None,
@@ -53,10 +52,6 @@ class Retriever:
         self._encoder = encoder
         self._store = store
         self._min_score = min_score
-        self._exit = AsyncExitStack()
-        self._encoding: Batcher[str, NDArray[np.float32]] = Batcher(
-            self._encode, encode_limits, on_batch=lambda items, wait: on_batch("encode", items, wait)
-        )
         self._searching: Batcher[_Query, list[Passage]] = Batcher(
             self._search,
             search_limits,
@@ -64,12 +59,17 @@ class Retriever:
             on_batch=lambda items, wait: on_batch("search", items, wait),
         )
 
-    async def retrieve(self, question: str, topics: Sequence[str], limit: int) -> Retrieved:
-        """The `limit` passages nearest to `question` inside `topics` (none: everywhere) that are relevant."""
-        encoded = await self._encoding.submit(question)
+    async def retrieve(
+        self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
+    ) -> Retrieved:
+        """The `limit` passages nearest to `question` inside `topics` (none: everywhere) that are relevant.
+
+        `deadline` is a `time.monotonic()` instant. Raises PharosError.
+        """
+        encoded = await self._encoder.served([question], deadline=deadline)
         # Sorted, so that the same set of topics is the same group however it was written.
-        query = _Query(encoded.value, tuple(sorted(set(topics))), limit)
-        found = await self._searching.submit(query)
+        query = _Query(encoded.value.vectors[0], tuple(sorted(set(topics))), limit)
+        found = await self._searching.submit(query, deadline=deadline)
         passages = found.value
         return Retrieved(
             passages=tuple(passage for passage in passages if passage.score >= self._min_score),
@@ -79,9 +79,6 @@ class Retriever:
             search_seconds=found.served_seconds,
         )
 
-    async def _encode(self, texts: Sequence[str]) -> Sequence[NDArray[np.float32]]:
-        return list((await self._encoder.encode(texts)).vectors)
-
     async def _search(self, queries: Sequence[_Query]) -> Sequence[list[Passage]]:
         limit = max(query.limit for query in queries)
         vectors = np.stack([query.vector for query in queries])
@@ -89,11 +86,10 @@ class Retriever:
         return [passages[: query.limit] for passages, query in zip(found, queries, strict=True)]
 
     async def __aenter__(self) -> Self:
-        await self._exit.enter_async_context(self._searching)
-        await self._exit.enter_async_context(self._encoding)
+        await self._searching.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._exit.aclose()
+        await self._searching.__aexit__(kind, exc, trace)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.quota import ApiKey
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX
 
 
@@ -15,7 +16,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the gateway listens on.")
-    model_url: str = Field("http://127.0.0.1:8080", description="Address of the model service (app_llm).")
+    model_url: str = Field(
+        "http://127.0.0.1:8080",
+        description="Addresses of the model service (app_llm), separated by commas; a name may resolve to many.",
+    )
     milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus: Lite, Standalone or a cluster.")
     milvus_token: str = Field("", description="user:password or API key of Milvus, where it wants one.")
     collection: str = Field("news", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$", description="Milvus collection.")
@@ -38,6 +42,30 @@ class Settings(BaseSettings):
     generate_batch_items: int = Field(64, ge=1, le=PROMPTS_MAX, description="Most prompts in one /generate.")
     generate_in_flight: int = Field(4, ge=1, description="Concurrent submissions (not streams).")
     queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the three; beyond it 503.")
+    queue_tokens: int = Field(262_144, ge=1, description="Most tokens waiting, to be read and made; beyond it 503.")
+    queue_seconds: float = Field(
+        20.0, gt=0, description="Longest wait in a queue, as it now drains, that a request is let into; else 503."
+    )
+    encode_max_wait_seconds: float = Field(
+        0.0, ge=0, description="Hold a batch of questions that is not full this long, although an encoder is idle."
+    )
+    requests_max: int = Field(2048, ge=1, description="Most requests being served; beyond it 503, before parsing.")
+    request_timeout_seconds: float = Field(
+        120.0, gt=0, description="Deadline of a request without X-Request-Timeout; what cannot meet it gets 504."
+    )
+    request_timeout_max_seconds: float = Field(3600.0, gt=0, description="Longest X-Request-Timeout.")
+    api_keys: dict[str, ApiKey] = Field(
+        {},
+        description='Keys by name, as JSON: {"team": {"key": "...", "requests_per_minute": 60, "tokens_per_minute": '
+        "10000}}. Empty: no key is asked for.",
+    )
+
+    replica_prompts: int = Field(
+        0, ge=0, description="Most prompts on one model service; 0: what it runs at once and a quarter."
+    )
+    replica_failures: int = Field(3, ge=1, description="Failures in a row that eject a model service.")
+    replica_probe_seconds: float = Field(1.0, gt=0, description="How often each model service is asked how it is.")
+    replica_resolve_seconds: float = Field(5.0, gt=0, description="How often their names are resolved.")
 
     model_connect_timeout_seconds: float = Field(1.0, gt=0, description="To reach the model service.")
     model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode call.")
@@ -45,7 +73,38 @@ class Settings(BaseSettings):
     model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
     milvus_timeout_seconds: float = Field(1.5, gt=0, description="For one Milvus call.")
     topics_ttl_seconds: float = Field(10.0, ge=0, description="How old the counts of GET /topics may be.")
-    retry_after_seconds: int = Field(2, ge=1, description="Retry-After of a 502 or 503.")
+    retry_after_seconds: int = Field(2, ge=1, description="Retry-After where nothing better has been measured.")
+    body_timeout_seconds: float = Field(10.0, gt=0, description="To receive the whole body of a request.")
     ping_seconds: float = Field(15.0, gt=0, description="A comment keeps a silent event stream open this often.")
     shutdown_grace_seconds: int = Field(20, ge=0, description="Time running answers have to finish on SIGTERM.")
+
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least severity logged.")
+
+    @model_validator(mode="after")
+    def _can_work(self) -> Settings:
+        """Limits that exclude each other are refused here, with the reason, and not found out under load."""
+        batch, name = max(
+            (self.encode_batch_items, "PHAROS_ENCODE_BATCH_ITEMS"),
+            (self.search_batch_items, "PHAROS_SEARCH_BATCH_ITEMS"),
+            (self.generate_batch_items, "PHAROS_GENERATE_BATCH_ITEMS"),
+        )
+        if self.requests_max < batch:
+            raise ValueError(
+                f"PHAROS_REQUESTS_MAX={self.requests_max} requests at once can never fill a batch of {batch} ({name}): "
+                "raise the first or lower the second"
+            )
+        if self.request_timeout_seconds > self.request_timeout_max_seconds:
+            raise ValueError(
+                f"PHAROS_REQUEST_TIMEOUT_SECONDS={self.request_timeout_seconds:g} is longer than "
+                f"PHAROS_REQUEST_TIMEOUT_MAX_SECONDS={self.request_timeout_max_seconds:g}"
+            )
+        if self.max_tokens > self.max_tokens_max:
+            raise ValueError(
+                f"PHAROS_MAX_TOKENS={self.max_tokens} is more than PHAROS_MAX_TOKENS_MAX={self.max_tokens_max}"
+            )
+        return self
+
+    @property
+    def model_urls(self) -> list[str]:
+        """`model_url`, taken apart."""
+        return [url.strip() for url in self.model_url.split(",") if url.strip()]

@@ -30,6 +30,10 @@ class TopicDirectory:
         """All topics with their counts, by name."""
         return await self._counts.get(self._ttl)
 
+    async def names(self) -> list[str]:
+        """All topics, by name."""
+        return await self._names.get(self._ttl)
+
     async def require(self, topics: Sequence[str]) -> None:
         """Raise UnknownTopic, naming what exists, unless every one of `topics` does."""
         if set(topics) <= set(self._names.latest or ()):

@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import sys
 
-import uvicorn
-
+from app.serving import Gate, serve
 from app_llm.main import create_app
 from app_llm.settings import Settings
 
 
 def main() -> None:
+    gate = Gate()
     try:
         settings = Settings()
-        application = create_app(settings)
+        application = create_app(settings, gate)
     except ValueError as exc:
         sys.exit(f"pharos: the settings cannot work: {exc}")
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    uvicorn.run(
+    serve(
         application,
+        gate,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
-        access_log=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+        grace_seconds=settings.shutdown_grace_seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""A SentenceTransformer as the `Encoder` port, off the event loop, with the calls of several gateways merged."""
+"""A SentenceTransformer as the `Encoder` port, off the event loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.batching import Batcher, BatcherClosed, BatchLimits, QueueFull
-from app_llm.errors import Busy, NoTokenizer
+from app_llm.errors import NoTokenizer
 from contracts.ports import Encoder
 from contracts.types import Encoding
 
@@ -60,7 +59,7 @@ class SentenceTransformerEncoder:
 
         return await asyncio.to_thread(load)
 
-    async def encode(self, texts: Sequence[str]) -> Encoding:
+    async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:  # noqa: ARG002
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, list(texts))
 
     def _encode(self, texts: list[str]) -> Encoding:
@@ -76,57 +75,3 @@ class SentenceTransformerEncoder:
 
     def tokenizer_json(self) -> str:
         return str(self._tokenizer.to_str())
-
-
-class MergingEncoder:
-    """An `Encoder` that merges small calls into one batch and cuts big ones into slices.
-
-    A call of more than `slice_texts` texts is sorted by length and goes slice by slice, the next one only when the last
-    is back. So a question waits for a slice of each ingestion job that is running, not for its hundreds of passages.
-    """
-
-    def __init__(self, encoder: LocalEncoder, *, slice_texts: int, merge_texts: int, queue_calls: int) -> None:
-        self._encoder = encoder
-        self._slice_texts = slice_texts
-        self.batcher: Batcher[Sequence[str], Encoding] = Batcher(
-            self._encode,
-            BatchLimits(batch_items=queue_calls, queue_items=queue_calls, batch_cost=merge_texts),
-            cost=len,
-        )
-
-    async def encode(self, texts: Sequence[str]) -> Encoding:
-        """As the port says. Raises Busy."""
-        if len(texts) <= self._slice_texts:
-            return await self._submit(texts)
-        # Texts of like length share a slice, so that a forward pass pads little.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors = np.empty((len(texts), self._encoder.dimension), dtype=np.float32)
-        tokens = [0] * len(texts)
-        truncated: list[int] = []
-        for start in range(0, len(order), self._slice_texts):
-            indices = order[start : start + self._slice_texts]
-            part = await self._submit([texts[i] for i in indices])
-            vectors[indices] = part.vectors
-            for index, count in zip(indices, part.tokens, strict=True):
-                tokens[index] = count
-            truncated += [indices[i] for i in part.truncated]
-        return Encoding(vectors, tuple(tokens), tuple(sorted(truncated)))
-
-    async def _submit(self, texts: Sequence[str]) -> Encoding:
-        try:
-            return (await self.batcher.submit(texts)).value
-        except QueueFull as exc:
-            raise Busy("Too many /encode calls are waiting; try again in a moment.") from exc
-        except BatcherClosed as exc:
-            raise Busy("The model service is shutting down.") from exc
-
-    async def _encode(self, calls: Sequence[Sequence[str]]) -> Sequence[Encoding]:
-        merged = await self._encoder.encode([text for call in calls for text in call])
-        parts: list[Encoding] = []
-        start = 0
-        for call in calls:
-            end = start + len(call)
-            truncated = tuple(i - start for i in merged.truncated if start <= i < end)
-            parts.append(Encoding(merged.vectors[start:end], merged.tokens[start:end], truncated))
-            start = end
-        return parts

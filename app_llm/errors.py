@@ -10,10 +10,6 @@ class NotReady(ProblemError):
     status, code, title = 503, "not_ready", "The models are still loading"
 
 
-class Busy(ProblemError):
-    status, code, title = 503, "busy", "The model service has as much work as it may hold"
-
-
 class NoTokenizer(ProblemError):
     status, code, title = 404, "no_tokenizer", "This model has no tokenizer file"
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from app_llm.errors import Busy, PromptRefused
+import msgspec
+
+from app.drain import DrainRate
+from app.errors import Overloaded
+from app_llm.errors import PromptRefused
 from contracts.types import Delta, FinishReason, Frame, Prompt, PromptProblem, Usage
 
 log = logging.getLogger(__name__)
 
+_LATE = PromptProblem(504, "deadline_exceeded", "The request's time ran out before the answer was complete.")
 _ENGINE_FAILED = PromptProblem(500, "engine_failed", "The engine failed on this prompt; its log says why.")
 
 
@@ -41,6 +47,9 @@ class Accepted:
 
 class Engine(Protocol):
     """Runs one prompt."""
+
+    at_once: int
+    """Prompts it runs at the same time; more of them wait inside it."""
 
     async def accept(self, prompt: Prompt) -> Accepted:
         """Tokenise and check. Raises PromptRefused."""
@@ -68,7 +77,11 @@ class _Collector:
 
 
 class BatchedGenerator:
-    """Implements `contracts.ports.Generator`. It holds at most `prompts_max` prompts; beyond that it is Busy."""
+    """Implements `contracts.ports.Generator`. It holds at most `prompts_max` prompts; beyond that it is Overloaded.
+
+    A prompt that must wait for the engine, by the rate at which prompts have lately ended, longer than it has time, is
+    refused before it gets there.
+    """
 
     def __init__(self, engine: Engine, prompts_max: int) -> None:
         self._engine = engine
@@ -76,16 +89,22 @@ class BatchedGenerator:
         # Two gateways may use the same id, so an id names a set of tasks.
         self._running: dict[str, set[asyncio.Task[None]]] = defaultdict(set)
         self._held = 0
+        self._drain = DrainRate()
 
     @property
     def held(self) -> int:
         """Prompts accepted and not ended."""
         return self._held
 
+    @property
+    def at_once(self) -> int:
+        """Prompts the engine runs at the same time."""
+        return self._engine.at_once
+
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
-        """As the port says. Raises Busy before anything has started."""
+        """As the port says. Raises Overloaded before anything has started."""
         if self._held + len(prompts) > self._prompts_max:
-            raise Busy(f"{self._held} prompts are running or waiting; try again in a moment.")
+            raise Overloaded(f"{self._held} prompts are running or waiting; try again in a moment.")
         tasks: list[asyncio.Task[None]] = []
         self._held += len(prompts)
         try:
@@ -101,7 +120,7 @@ class BatchedGenerator:
                     self._held -= 1
                     refusals.append(Delta(prompt.request_id, finish_reason="error", error=outcome))
                 else:
-                    tasks.append(self._start(prompt.request_id, outcome, collector))
+                    tasks.append(self._start(prompt, outcome, collector))
             yield Frame(tuple(refusals))
             left = len(tasks)
             while left:
@@ -118,7 +137,21 @@ class BatchedGenerator:
             for task in self._running.get(request_id, ()):
                 task.cancel()
 
+    def _too_late(self, prompt: Prompt) -> PromptProblem | None:
+        if prompt.timeout_seconds is None:
+            return None
+        wait = self._drain.seconds_for(max(0, self._held - self._engine.at_once)) or 0.0
+        if prompt.timeout_seconds > wait:
+            return None
+        return msgspec.structs.replace(
+            _LATE,
+            detail=f"It would wait {wait:.1f} s for the engine and has {max(prompt.timeout_seconds, 0):.1f} s left.",
+        )
+
     async def _accept(self, prompt: Prompt) -> Accepted | PromptProblem:
+        late = self._too_late(prompt)
+        if late is not None:
+            return late
         try:
             return await self._engine.accept(prompt)
         except PromptRefused as refused:
@@ -127,14 +160,27 @@ class BatchedGenerator:
             log.exception("prompt %s failed", prompt.request_id)
             return _ENGINE_FAILED
 
-    def _start(self, request_id: str, accepted: Accepted, collector: _Collector) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(_run(request_id, accepted, collector))
+    def _start(self, prompt: Prompt, accepted: Accepted, collector: _Collector) -> asyncio.Task[None]:
+        request_id = prompt.request_id
+        loop = asyncio.get_running_loop()
+        run = _Run(prompt, accepted, collector)
+        task = loop.create_task(run())
         self._running[request_id].add(task)
+        if self._held > self._engine.at_once:
+            self._drain.blocked(time.monotonic())
+        expiry = None
+        if prompt.timeout_seconds is not None:
+            expiry = loop.call_later(prompt.timeout_seconds, run.expire, task)
 
         def ended(_: asyncio.Task[None]) -> None:
             self._held -= 1
-            if task.cancelled():  # before its first step, so that _run never ran
-                collector.put(Delta(request_id, finish_reason="abort", usage=Usage(accepted.prompt_tokens, 0)))
+            self._drain.left(1, time.monotonic())
+            if self._held <= self._engine.at_once:
+                self._drain.idle()
+            if expiry is not None:
+                expiry.cancel()
+            if task.cancelled():  # before its first step, so that it never ran
+                collector.put(run.last)
             self._running[request_id].discard(task)
             if not self._running[request_id]:
                 del self._running[request_id]
@@ -143,23 +189,42 @@ class BatchedGenerator:
         return task
 
 
-async def _run(request_id: str, accepted: Accepted, collector: _Collector) -> None:
-    """Move an engine's pieces into the collector; end with exactly one delta that has a finish reason."""
-    made = 0
-    last = Delta(request_id, finish_reason="abort", usage=Usage(accepted.prompt_tokens, 0))
-    try:
-        async with aclosing(accepted.pieces) as pieces:
-            async for piece in pieces:
-                made += piece.tokens
-                if piece.finish_reason is None:
-                    collector.put(Delta(request_id, piece.text, piece.tokens))
-                else:
-                    usage = Usage(accepted.prompt_tokens, made)
-                    last = Delta(request_id, piece.text, piece.tokens, piece.finish_reason, usage)
-    except asyncio.CancelledError:
-        last = Delta(request_id, finish_reason="abort", usage=Usage(accepted.prompt_tokens, made))
-    except Exception:  # the boundary to the engine: one prompt's failure is its own
-        log.exception("prompt %s failed", request_id)
-        last = Delta(request_id, finish_reason="error", error=_ENGINE_FAILED)
-    finally:
-        collector.put(last)
+class _Run:
+    """Moves an engine's pieces into the collector; ends with exactly one delta that has a finish reason."""
+
+    def __init__(self, prompt: Prompt, accepted: Accepted, collector: _Collector) -> None:
+        self._id = prompt.request_id
+        self._accepted = accepted
+        self._collector = collector
+        self._made = 0
+        self._late = False
+
+    @property
+    def last(self) -> Delta:
+        """The end of a prompt that was stopped."""
+        if self._late:
+            return Delta(self._id, finish_reason="error", error=_LATE)
+        return Delta(self._id, finish_reason="abort", usage=Usage(self._accepted.prompt_tokens, self._made))
+
+    def expire(self, task: asyncio.Task[None]) -> None:
+        """Its time has run out."""
+        self._late = True
+        task.cancel()
+
+    async def __call__(self) -> None:
+        last: Delta | None = None
+        try:
+            async with aclosing(self._accepted.pieces) as pieces:
+                async for piece in pieces:
+                    self._made += piece.tokens
+                    if piece.finish_reason is None:
+                        self._collector.put(Delta(self._id, piece.text, piece.tokens))
+                    else:
+                        usage = Usage(self._accepted.prompt_tokens, self._made)
+                        last = Delta(self._id, piece.text, piece.tokens, piece.finish_reason, usage)
+        except asyncio.CancelledError:
+            pass  # `last` says why
+        except Exception:  # the boundary to the engine: one prompt's failure is its own
+            log.exception("prompt %s failed", self._id)
+            last = Delta(self._id, finish_reason="error", error=_ENGINE_FAILED)
+        self._collector.put(last or self.last)

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
 
+from app.admission import Admission, AdmissionLimits
+from app.serving import Gate
 from app_llm.models import Models
 from app_llm.routes import router
 from app_llm.settings import Settings
@@ -22,8 +24,13 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_SECONDS = 2
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The model service as an ASGI application. It answers at once; /readyz says when the models are loaded."""
+WORK = frozenset({"/encode", "/generate", "/llm_ask"})
+"""What draining refuses and waits for."""
+
+
+def create_app(settings: Settings, gate: Gate) -> FastAPI:
+    """The model service as an ASGI application. It answers at once; /readyz says when the models are loaded, and, once
+    `gate` is closed, that no new work is taken."""
     models = Models(settings)
 
     @asynccontextmanager
@@ -40,10 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
         description="A SentenceTransformer encoder and a vLLM generator behind one API.",
         lifespan=lifespan,
     )
-    app.include_router(router(models))
-    problems.install(app, RETRY_AFTER_SECONDS)
+    app.include_router(router(models, gate))
+    respond = problems.Responder(RETRY_AFTER_SECONDS)
+    problems.install(app, respond)
     # The default registry, where vLLM keeps its own vllm:* series.
     Instrumentator(excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(app).expose(app, tags=["health"])
+    app.add_middleware(Admission, gate=gate, limits=AdmissionLimits(), is_work=WORK.__contains__, respond=respond)
     return app
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app_llm.encoder import LocalEncoder, MergingEncoder, SentenceTransformerEncoder
+from app.batching import BatchLimits
+from app.merging import MergingEncoder
+from app_llm.encoder import LocalEncoder, SentenceTransformerEncoder
 from app_llm.errors import NotReady
 from app_llm.generator import BatchedGenerator, Engine
 from app_llm.hardware import plan_for_this_machine
@@ -69,8 +71,11 @@ class Models:
         encoder = MergingEncoder(
             local_encoder,
             slice_texts=settings.encoder_batch_texts,
-            merge_texts=settings.encoder_merge_texts,
-            queue_calls=settings.encoder_queue_calls,
+            limits=BatchLimits(
+                batch_items=settings.encoder_queue_calls,
+                queue_items=settings.encoder_queue_calls,
+                batch_cost=settings.encoder_merge_texts,
+            ),
         )
         await self._exit.enter_async_context(encoder.batcher)
         generator = BatchedGenerator(engine, settings.served_generate_prompts)

@@ -13,14 +13,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
+from app.serving import Gate
 from app_llm.errors import AllRefused
 from app_llm.models import Models
 from contracts import wire
-from contracts.types import Delta, Frame, Prompt, PromptProblem
+from contracts.telemetry import REQUEST_TIMEOUT_HEADER
+from contracts.types import Delta, Frame, Prompt, PromptProblem, Readiness
 
 
-def router(models: Models) -> APIRouter:
-    """Every route, around the models."""
+def router(models: Models, gate: Gate) -> APIRouter:
+    """Every route, around the models. `gate` is closed while the service drains."""
     routes = APIRouter()
 
     @routes.post(
@@ -34,7 +36,8 @@ def router(models: Models) -> APIRouter:
         """`truncated` lists the texts that were longer than the encoder's window. With
         `Accept: application/x-msgpack` the vectors come as raw bytes with `shape` and `dtype`."""
         try:
-            encoding = await unless_disconnected(request.receive, models.loaded.encoder.encode(body.texts))
+            work = models.loaded.encoder.encode(body.texts, timeout_seconds=_timeout(request))
+            encoding = await unless_disconnected(request.receive, work)
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         if _wants_msgpack(request):
@@ -80,10 +83,13 @@ def router(models: Models) -> APIRouter:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @routes.get("/readyz", tags=["health"], summary="Both models have warmed up")
-    async def readyz() -> dict[str, Any]:
-        loaded = models.loaded
-        return {"status": "ready", "prompts_held": loaded.generator.held}
+    @routes.get("/readyz", tags=["health"], summary="Both models have warmed up", response_class=Response)
+    async def readyz() -> Response:
+        """503 while the models load, and again from SIGTERM on, while running prompts are finished."""
+        generator = models.loaded.generator
+        status: Literal["ready", "draining"] = "draining" if gate.closed else "ready"
+        readiness = Readiness(status, generator.held, generator.at_once)
+        return Response(msgspec.json.encode(readiness), 503 if gate.closed else 200, media_type=wire.JSON)
 
     return routes
 
@@ -142,6 +148,14 @@ def _refusal(request_id: str, why: str) -> Delta:
 def _all_refused(refusals: tuple[Delta, ...]) -> AllRefused:
     problems = [(delta.request_id, delta.error) for delta in refusals if delta.error is not None]
     return AllRefused(problems[0][1].status, problems[0][1].detail, wire.refused_body(problems))
+
+
+def _timeout(request: Request) -> float | None:
+    """What the gateway wrote there; what somebody else may have written there is not worth a refusal."""
+    try:
+        return float(request.headers[REQUEST_TIMEOUT_HEADER])
+    except (KeyError, ValueError):
+        return None
 
 
 def _wants_msgpack(request: Request) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from app_llm.errors import too_long
 from app_llm.generator import Accepted, Piece
 from app_llm.settings import Settings
-from contracts.types import Encoding, FinishReason, Prompt
+from contracts.types import Encoding, FinishReason, Prompt, Sampling
 
 _NO_LETTERS = re.compile(r"\W+")
 
@@ -32,11 +32,13 @@ class SimulatedFailure(RuntimeError):
 
 
 class SimulatedEngine:
-    """Waits as a model would and says words made from a hash of the prompt: the same prompt, the same answer."""
+    """Waits as a model would and says words made from a hash of the prompt and the seed: the same prompt, the same
+    answer. Of the sampling, `max_tokens` and `stop` count too."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.simulated_sequences)
+        self.at_once = settings.simulated_sequences
         self.context_tokens = settings.context_tokens or 4096
 
     async def accept(self, prompt: Prompt) -> Accepted:
@@ -44,22 +46,30 @@ class SimulatedEngine:
         tokens = len(text.split())
         if tokens >= self.context_tokens:
             raise too_long(tokens, self.context_tokens)
-        room = self.context_tokens - tokens
-        return Accepted(tokens, self._run(text, min(prompt.sampling.max_tokens, room)))
+        return Accepted(tokens, self._run(text, prompt.sampling, self.context_tokens - tokens))
 
-    async def _run(self, text: str, max_tokens: int) -> AsyncGenerator[Piece, None]:
+    async def _run(self, text: str, sampling: Sampling, room: int) -> AsyncGenerator[Piece, None]:
         settings = self._settings
-        digest = hashlib.sha256(text.encode()).digest()
+        seeded = text if sampling.seed is None else f"{text}\n{sampling.seed}"
+        digest = hashlib.sha256(seeded.encode()).digest()
         fails = int.from_bytes(digest[:4]) / 2**32 < settings.simulated_failure_rate
-        length = min(max_tokens, settings.simulated_answer_tokens)
-        reason: FinishReason = "stop" if length == settings.simulated_answer_tokens else "length"
+        length = min(sampling.max_tokens, room, settings.simulated_answer_tokens)
+        words = [f"{' ' if i else ''}{digest[i % 32]:02x}{i}" for i in range(length)]
+        answer = "".join(words)
+        shown, made = _stopped(answer, sampling.stop)
+        stops = shown < len(answer) or length == settings.simulated_answer_tokens
+        reason: FinishReason = "stop" if stops else "length"
+        end = 0
         async with self._slots:
-            for i in range(length):
+            for i, word in enumerate(words):
                 await asyncio.sleep(settings.simulated_token_seconds if i else settings.simulated_first_token_seconds)
                 if fails and i >= length // 2:
                     raise SimulatedFailure("simulated failure")
-                word = f"{digest[i % 32]:02x}{i}"
-                yield Piece(word if i == 0 else f" {word}", 1, None if i + 1 < length else reason)
+                start, end = end, end + len(word)
+                last = end >= made
+                yield Piece(answer[start : min(end, shown)], 1, reason if last else None)
+                if last:
+                    return
 
     def tokenizer_json(self) -> str:
         """One token a word."""
@@ -73,6 +83,13 @@ class SimulatedEngine:
         """Nothing to stop."""
 
 
+def _stopped(answer: str, stop: Sequence[str]) -> tuple[int, int]:
+    """How much of `answer` is shown, and how much is made, in characters, when it ends at the first of `stop`: as with
+    vLLM, the stop text itself is made and not shown."""
+    found = [(at, at + len(text)) for text in stop if (at := answer.find(text)) >= 0]
+    return min(found, default=(len(answer), len(answer)))
+
+
 class HashEncoder:
     """Bags of hashed words, normalised: texts that share words are near each other, and it costs microseconds."""
 
@@ -82,7 +99,7 @@ class HashEncoder:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
 
-    async def encode(self, texts: Sequence[str]) -> Encoding:
+    async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:  # noqa: ARG002
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths: list[int] = []
         for row, text in zip(vectors, texts, strict=True):

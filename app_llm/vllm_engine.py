@@ -29,6 +29,7 @@ class VllmEngine:
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._counter = 0
         self.context_tokens: int = llm.model_config.max_model_len
+        self.at_once: int = llm.vllm_config.scheduler_config.max_num_seqs
 
     @classmethod
     async def start(cls, settings: Settings, plan: Plan) -> VllmEngine:

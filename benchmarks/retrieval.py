@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.batching import BatchLimits
-from app.main import network_adapters
+from app.main import merging_encoder, network_adapters
 from app.retrieval import Retriever
 from app.settings import Settings as AppSettings
 from setup_milvus.datasets import Columns, Dataset, Tally
@@ -95,10 +95,10 @@ def _queries(folder: Path) -> list[dict[str, str]]:
 async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accuracy:
     """Ask for each question's passages and look where its document is."""
     adapters = network_adapters(settings)
+    encoder = merging_encoder(settings, adapters.replicas)
     retriever = Retriever(
-        adapters.encoder,
+        encoder,
         adapters.store,
-        encode_limits=BatchLimits(settings.encode_batch_items, settings.queue_items, settings.encode_in_flight),
         search_limits=BatchLimits(settings.search_batch_items, settings.queue_items, settings.search_in_flight),
         min_score=-1,
     )
@@ -114,11 +114,10 @@ async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accu
         return hit, found.best_score or 0.0
 
     try:
-        async with retriever:
+        async with adapters.replicas, encoder.batcher, retriever:
             outcomes = await asyncio.gather(*map(rank, questions))
     finally:
-        if adapters.close is not None:
-            await adapters.close()
+        await adapters.close()
     ranks = [hit for hit, _ in outcomes]
     count = len(questions)
     return Accuracy(

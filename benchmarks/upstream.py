@@ -107,7 +107,7 @@ def _completion(tokens: int) -> dict[str, Any]:
 
 
 async def _body(receive: Any) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         body += message.get("body", b"")

@@ -15,8 +15,11 @@ from contracts.types import Encoding, Frame, Passage, Prompt, TopicCount, Vector
 class Encoder(Protocol):
     """Texts to vectors."""
 
-    async def encode(self, texts: Sequence[str]) -> Encoding:
-        """One normalised float32 row per text, in the order given. An empty sequence gives shape (0, dimension)."""
+    async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:
+        """One normalised float32 row per text, in the order given. An empty sequence gives shape (0, dimension).
+
+        Nobody waits for the outcome longer than `timeout_seconds`: work that has not begun by then may be dropped.
+        """
         ...
 
 

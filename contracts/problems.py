@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -10,13 +12,19 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from contracts import wire
 
 log = logging.getLogger(__name__)
 
-RETRY_STATUSES = (502, 503, 504)
+RETRY_STATUSES = (429, 502, 503, 504)
 """Failures that may be over in a moment: the answer has `Retry-After`, and `retryable` is true."""
+
+RETRY_AFTER_SECONDS_MAX = 60
+"""Nobody plans further ahead from a measurement of some seconds."""
+
+DECLARE_JSON = "Send the body as JSON, with the header 'Content-Type: application/json'."
 
 
 class ProblemError(Exception):
@@ -26,9 +34,10 @@ class ProblemError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, detail: str, **more: Any) -> None:
+    def __init__(self, detail: str, *, retry_after_seconds: float | None = None, **more: Any) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
         self.more = more
 
     def body(self, request_id: str) -> dict[str, Any]:
@@ -50,29 +59,53 @@ def problem_body(request_id: str, status: int, code: str, title: str, detail: st
     }
 
 
-def install(app: FastAPI, retry_after_seconds: int) -> None:
-    """Make every error of `app` a problem response, with `Retry-After` where trying again may help."""
+Render = Callable[[Request, dict[str, Any], dict[str, str]], Response]
+"""A problem body and headers to the response that says it."""
 
-    def respond(body: dict[str, Any]) -> JSONResponse:
-        headers = {"Retry-After": str(retry_after_seconds)} if body["retryable"] else {}
-        return JSONResponse(body, body["status"], headers, media_type=wire.PROBLEM)
 
-    def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> JSONResponse:
-        return respond(problem_body(request_id_of(request), status, code, title, detail, **more))
+def problem_response(_: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    """The body as `application/problem+json`."""
+    return JSONResponse(body, body["status"], headers, media_type=wire.PROBLEM)
 
-    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+
+class Responder:
+    """Errors as responses, with `Retry-After` where trying again may help: what was measured, or else the default."""
+
+    def __init__(self, retry_after_seconds: int, render: Render = problem_response) -> None:
+        self._retry_after_seconds = retry_after_seconds
+        self._render = render
+
+    def __call__(self, request: Request, error: ProblemError) -> Response:
+        """The response to `error`."""
+        return self.of_body(request, error.body(request_id_of(request)), error.retry_after_seconds)
+
+    def of_body(self, request: Request, body: dict[str, Any], measured_seconds: float | None = None) -> Response:
+        """The response that says `body`."""
+        headers = {}
+        if body["retryable"]:
+            seconds = self._retry_after_seconds if measured_seconds is None else math.ceil(measured_seconds)
+            headers["Retry-After"] = str(min(max(seconds, 1), RETRY_AFTER_SECONDS_MAX))
+        return self._render(request, body, headers)
+
+
+def install(app: FastAPI, respond: Responder) -> None:
+    """Make every error of `app` a response by `respond`."""
+
+    def answer(request: Request, status: int, code: str, title: str, detail: str, **more: Any) -> Response:
+        return respond.of_body(request, problem_body(request_id_of(request), status, code, title, detail, **more))
+
+    async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
         # Refusing work is an answer; a dependency that failed is an event.
         if error.__cause__ is not None:
             log.warning("%s: %s (%r)", error.code, error.detail, error.__cause__)
-        return respond(error.body(request_id_of(request)))
+        return respond(request, error)
 
-    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+    async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
-            detail = "Send the body as JSON, with the header 'Content-Type: application/json'."
-            return answer(request, 415, "unsupported_media_type", "The body is not declared as JSON", detail)
+            return answer(request, 415, "unsupported_media_type", "The body is not declared as JSON", DECLARE_JSON)
         if first["type"] == "json_invalid":
             why = first.get("ctx", {}).get("error", "")
             return answer(
@@ -82,7 +115,7 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
         detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors)
         return answer(request, 422, "invalid_request", "The request is not valid", detail, errors=errors)
 
-    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail
@@ -90,7 +123,7 @@ def install(app: FastAPI, retry_after_seconds: int) -> None:
             detail = f"{request.method} {request.url.path}: {phrase.lower()}. The API is described under /docs."
         return answer(request, error.status_code, phrase.lower().replace(" ", "_"), phrase, detail)
 
-    async def on_anything(request: Request, _: Exception) -> JSONResponse:
+    async def on_anything(request: Request, _: Exception) -> Response:
         # Starlette logs the traceback itself; the caller gets none of it.
         return answer(request, 500, "internal", "Internal error", "This is a fault in Pharos; its log says more.")
 

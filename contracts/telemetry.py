@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_TIMEOUT_HEADER = "X-Request-Timeout"
+"""How long the caller is willing to wait, in seconds from when the request arrives."""
 
 STAGE_SECONDS = "pharos_stage_duration_seconds"
 FIRST_TOKEN_SECONDS = "pharos_time_to_first_token_seconds"

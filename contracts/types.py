@@ -36,12 +36,17 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing to generate from: either `messages` (the model's chat template is applied) or raw `text`."""
+    """One thing to generate from: either `messages` (the model's chat template is applied) or raw `text`.
+
+    Whoever runs it ends it with a problem of status 504 when it has not ended `timeout_seconds` after being handed
+    over. A duration, since the clocks of two processes cannot be compared.
+    """
 
     request_id: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
     sampling: Sampling = Sampling()
+    timeout_seconds: float | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -151,3 +156,12 @@ class ModelCard(msgspec.Struct, frozen=True):
     generator: str
     context_window: int
     engine: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """What a model service's /readyz says: whether it takes work, how many prompts it holds and how many it can run at
+    the same time (more than that wait inside it)."""
+
+    status: Literal["ready", "draining", "loading"]
+    prompts_held: int = 0
+    prompts_at_once: int | None = None

@@ -81,6 +81,7 @@ class PromptBody(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: list[str] = Field(default_factory=list, max_length=8)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    timeout_seconds: float | None = Field(default=None, description="End it with a 504 of its own after this long.")
 
     @model_validator(mode="after")
     def _exactly_one_input(self) -> PromptBody:
@@ -95,6 +96,7 @@ class PromptBody(BaseModel):
             messages=tuple(Message(m.role, m.content) for m in self.messages or ()),
             text=self.prompt,
             sampling=Sampling(self.max_tokens, self.temperature, self.top_p, tuple(self.stop), self.seed),
+            timeout_seconds=self.timeout_seconds,
         )
 
 
@@ -165,6 +167,8 @@ def prompt_to_body(prompt: Prompt) -> dict[str, Any]:
     }
     if sampling.seed is not None:
         body["seed"] = sampling.seed
+    if prompt.timeout_seconds is not None:
+        body["timeout_seconds"] = prompt.timeout_seconds
     if prompt.text is not None:
         body["prompt"] = prompt.text
     else:

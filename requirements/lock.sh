@@ -31,7 +31,10 @@ compile cpu.lock --extra app --extra app_llm --extra cpu --extra models --extra 
 compile app.lock --extra app -c requirements/cpu.lock
 compile setup_milvus.lock --extra setup_milvus -c requirements/cpu.lock
 compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requirements/cpu.lock "${no_cuda[@]}"
-compile dev.lock --extra dev --extra app -c requirements/cpu.lock
+# LlamaIndex asks for openai<3 and a newer setuptools, vLLM for others; its clients, which are all that the tests use,
+# work with vLLM's.
+compile dev.lock --extra dev --extra app -c requirements/cpu.lock \
+    --override <(grep -E '^(openai|setuptools)==' requirements/cpu.lock)
 compile bench.lock --extra bench -c requirements/cpu.lock
 # What Pharos is compared with, each in an environment of its own.
 for peer in infinity litellm vllm-router; do

@@ -13,9 +13,10 @@ from contracts.types import Encoding, ModelCard
 
 
 class ModelService:
-    """Raises httpx' errors; the caller retries."""
+    """The first of the addresses, which the gateway shares its work between. Raises httpx' errors; the caller retries."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, urls: str) -> None:
+        url = urls.split(",")[0].strip()
         # A batch of 512 long texts takes half a minute on two CPU cores.
         self._http = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(600, connect=5), trust_env=False)
 

@@ -13,7 +13,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PHAROS_", env_file=".env", extra="ignore", frozen=True)
 
-    model_url: str = Field("http://127.0.0.1:8080", description="Address of the model service (app_llm).")
+    model_url: str = Field(
+        "http://127.0.0.1:8080",
+        description="Addresses of the model service (app_llm), separated by commas; a name may resolve to many.",
+    )
     milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus: Lite, Standalone or a cluster.")
     milvus_token: str = Field("", description="user:password or API key of Milvus, where it wants one.")
     collection: str = Field("news", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$", description="Milvus collection.")

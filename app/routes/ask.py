@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
@@ -12,16 +11,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.responses import Response
 
-from app.asking import AskEvent, AskRequest, Done, Sources, Text
+from app.asking import TOP_K, AskEvent, AskRequest, Done, Sources, Text
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
-from app.errors import InvalidRequest, PharosError
+from app.errors import InvalidRequest, presentable
 from app.routes import sse
 from app.settings import Settings
+from app.terms import terms_of
 from contracts import wire
 from contracts.problems import request_id_of
 from contracts.types import Passage, Sampling, Timings, Usage
-
-log = logging.getLogger(__name__)
 
 
 class AskBody(BaseModel):
@@ -36,7 +34,7 @@ class AskBody(BaseModel):
     topics: list[str] | None = Field(
         default=None, min_length=1, max_length=64, description="Answer from these topics only.", examples=[["science"]]
     )
-    top_k: int = Field(default=5, ge=1, description="How many passages to look at.", examples=[5])
+    top_k: int = Field(default=TOP_K, ge=1, description="How many passages to look at.", examples=[5])
     max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.", examples=[128])
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 always picks the likeliest token.", examples=[0])
     stream: bool = Field(default=False, description="Answer as server-sent events, token by token.", examples=[False])
@@ -123,7 +121,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
         },
     )
     async def ask(body: AskBody, request: Request) -> Response:
-        asked = _ask_request(body, request_id_of(request), settings)
+        asked = _ask_request(body, request, settings)
         events = asker.ask(asked)
         try:
             if body.stream or sse.MEDIA_TYPE in request.headers.get("accept", ""):
@@ -144,7 +142,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
     return routes
 
 
-def _ask_request(body: AskBody, request_id: str, settings: Settings) -> AskRequest:
+def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequest:
     """The body as a question, within the limits that are settings. Raises InvalidRequest."""
     if len(body.question) > settings.question_chars_max:
         raise InvalidRequest(
@@ -157,11 +155,12 @@ def _ask_request(body: AskBody, request_id: str, settings: Settings) -> AskReque
         raise InvalidRequest(f"max_tokens: is {max_tokens:,}; at most {settings.max_tokens_max:,} is allowed")
     topics = [body.topic] if body.topic is not None else body.topics or []
     return AskRequest(
-        request_id=request_id,
+        request_id=request_id_of(request),
         question=body.question,
         topics=tuple(dict.fromkeys(topics)),
         top_k=body.top_k,
         sampling=Sampling(max_tokens=max_tokens, temperature=body.temperature),
+        terms=terms_of(request),
     )
 
 
@@ -190,10 +189,7 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
 
 
 def _sse_of_error(error: Exception, request_id: str) -> bytes:
-    if not isinstance(error, PharosError):
-        log.error("a stream failed", exc_info=error)
-        error = PharosError("This is a fault in Pharos; its log says more.")
-    return sse.event("error", error.body(request_id))
+    return sse.event("error", presentable(error).body(request_id))
 
 
 def _sse_of(event: AskEvent) -> bytes:

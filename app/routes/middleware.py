@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -38,26 +42,44 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Refuses bodies of more than `max_bytes`, declared or not, before they fill the memory: as soon as a route reads
-    one it gets an HTTPException, the one kind that FastAPI lets through there."""
+    """Refuses bodies of more than `max_bytes`, declared or not, before they fill the memory, and those that are not
+    there after `seconds`: as soon as a route reads one it gets an HTTPException, the one kind that FastAPI lets through
+    there. `elsewhere` names the paths that take another number of bytes."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, seconds: float, elsewhere: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self._app = app
         self._max = max_bytes
+        self._seconds = seconds
+        self._elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        received = int(declared) if declared.isdigit() and int(declared) > self._max else 0
+        limit = self._elsewhere.get(scope["path"], self._max)
+        received = int(declared) if declared.isdigit() and int(declared) > limit else 0
+
+        complete = False
+        until = time.monotonic() + self._seconds
 
         async def bounded_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:  # what comes now is the end of the connection, and that has no hurry
+                return await receive()
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"The body was not complete after {self._seconds:g} s; send it faster."
+                ) from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > self._max and message["type"] == "http.request":
-                raise HTTPException(413, f"The body is larger than {self._max:,} bytes; send less.")
+            if received > limit and message["type"] == "http.request":
+                raise HTTPException(413, f"The body is larger than {limit:,} bytes; send less.")
             return message
 
         await self._app(scope, bounded_receive, send)

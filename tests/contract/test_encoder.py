@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.adapters.model_client import HttpEncoder, ModelService, model_http_client
-from app_llm.encoder import MergingEncoder, SentenceTransformerEncoder
+from app.batching import BatchLimits
+from app.merging import MergingEncoder
+from app.replicated import ReplicatedEncoder
+from app_llm.encoder import SentenceTransformerEncoder
 from app_llm.simulated import HashEncoder
 from contracts.ports import Encoder
+from tests.support import processes
 
 MINILM = Path("volumes/models/all-MiniLM-L6-v2")
 
@@ -22,15 +25,15 @@ async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
         case "hash":
             yield HashEncoder(384)
         case "merging":
-            merging = MergingEncoder(HashEncoder(384), slice_texts=4, merge_texts=64, queue_calls=64)
+            merging = MergingEncoder(HashEncoder(384), slice_texts=4, limits=BatchLimits(64, 64, batch_cost=64))
             async with merging.batcher:
                 yield merging
         case "sentence-transformers":
             yield await SentenceTransformerEncoder.load(str(MINILM), "cpu", 2, 32)
         case name:
             service = request.getfixturevalue("simulated" if name == "http-hash" else "models")
-            async with model_http_client(service.url, connect_seconds=1, read_seconds=60, connections=8) as http:
-                yield HttpEncoder(ModelService(http))
+            async with processes.replicas(service.url) as replicas:
+                yield ReplicatedEncoder(replicas)
 
 
 async def test_one_normalised_float32_row_per_text(encoder: Encoder) -> None:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from app.adapters.model_client import HttpGenerator, ModelService, model_http_client
+from app.replicated import ReplicatedGenerator
 from app_llm.generator import BatchedGenerator
 from app_llm.settings import Settings
 from app_llm.simulated import SimulatedEngine
 from contracts.ports import Generator
 from contracts.types import Delta, Message, Prompt, Sampling
+from tests.support import processes
 
 
 @pytest.fixture(params=["simulated", "http-simulated", "http-vllm"])
@@ -22,8 +23,8 @@ async def generator(request: pytest.FixtureRequest) -> AsyncIterator[Generator]:
         yield BatchedGenerator(SimulatedEngine(settings), prompts_max=64)
         return
     service = request.getfixturevalue("simulated" if request.param == "http-simulated" else "models")
-    async with model_http_client(service.url, connect_seconds=1, read_seconds=60, connections=8) as http:
-        yield HttpGenerator(ModelService(http))
+    async with processes.replicas(service.url) as replicas:
+        yield ReplicatedGenerator(replicas)
 
 
 def prompt(request_id: str, content: str = "Tell me about the sea.", max_tokens: int = 8) -> Prompt:

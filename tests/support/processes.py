@@ -14,6 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from app.adapters.discovery import Discovery
+from app.adapters.model_client import HttpModelClient, Patience
+from app.replicas import Health, Replicas
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,6 +118,17 @@ def model_service(log: Path, port: int | None = None, **settings: object) -> Ser
 def simulated_model_service(log: Path, port: int | None = None, **settings: object) -> Service:
     """app_llm with the simulated engine and the hash encoder."""
     return model_service(log, port, **{"engine": "simulated", "encoder": "hash", **settings})
+
+
+def replicas(*urls: str, **health: float) -> Replicas:
+    """What the gateway knows of these model services; to be entered."""
+    settings = {"failures": 3, "probe_seconds": 0.2, "resolve_seconds": 1.0, **health}
+    patience = Patience(connect_seconds=1, call_seconds=60, silence_seconds=60, connections=8)
+    return Replicas(
+        resolve=Discovery(urls),
+        connect=lambda address: HttpModelClient(address, patience),
+        health=Health(**settings),  # type: ignore[arg-type]
+    )
 
 
 def gateway(log: Path, model_url: str, milvus_uri: str, **settings: object) -> Service:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batching import Batcher, BatcherClosed, BatchLimits, DeadlinePassed, QueueFull
+from app.batching import Batcher, BatchLimits
+from app.errors import DeadlineExceeded, Draining, Overloaded
 
 LIMITS = BatchLimits(batch_items=8, queue_items=64)
 
@@ -168,7 +169,7 @@ async def test_callers_that_left_make_room_in_the_queue() -> None:
 async def test_a_passed_deadline_never_reaches_the_backend() -> None:
     backend = Backend()
     async with Batcher(backend, LIMITS) as batcher:
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlineExceeded):
             await batcher.submit(1, deadline=time.monotonic() - 1)
         assert (await batcher.submit(2, deadline=time.monotonic() + 60)).value == 4
     assert backend.batches == [[2]]
@@ -181,7 +182,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await settle()
         tasks += [asyncio.ensure_future(batcher.submit(i)) for i in (2, 3)]
         await settle()
-        with pytest.raises(QueueFull):
+        with pytest.raises(Overloaded):
             await batcher.submit(4)
         backend.gate.set()
         await asyncio.gather(*tasks)
@@ -194,7 +195,7 @@ async def test_leaving_drains_and_then_refuses() -> None:
         await settle()
         asyncio.get_running_loop().call_later(0.01, backend.gate.set)
     assert [task.result().value for task in tasks] == [2, 4]
-    with pytest.raises(BatcherClosed):
+    with pytest.raises(Draining):
         await batcher.submit(3)
 
 

@@ -76,6 +76,26 @@ async def test_max_tokens_is_respected(max_tokens: int, made: int, reason: str) 
     assert [piece.finish_reason for piece in pieces] == [None] * (made - 1) + [reason]
 
 
+@pytest.mark.parametrize("stop_at", [0, 1, 5])
+async def test_an_answer_ends_before_the_first_of_its_stop_texts(stop_at: int) -> None:
+    words = [piece.text for piece in await pieces_of(engine(), prompt())]
+    # Across two words, as a stop text may be; the later one does not count.
+    stop = (words[6], (words[stop_at] + words[stop_at + 1])[1:-1])
+    asked = Prompt("q1", text="Who won?", sampling=Sampling(stop=stop))
+    pieces = await pieces_of(engine(), asked)
+    assert "".join(piece.text for piece in pieces) == "".join(words)[: "".join(words).index(stop[1])]
+    assert [piece.finish_reason for piece in pieces] == [None] * (stop_at + 1) + ["stop"]
+
+
+async def test_another_seed_gives_another_answer() -> None:
+    def seeded(seed: int | None) -> Prompt:
+        return Prompt("q1", text="Who won?", sampling=Sampling(seed=seed))
+
+    answers = [await pieces_of(engine(), seeded(seed)) for seed in (None, 1, 1, 2)]
+    assert answers[1] == answers[2]
+    assert answers[0] != answers[1] != answers[3]
+
+
 async def test_the_number_of_words_is_the_number_of_tokens() -> None:
     pieces = await pieces_of(engine(), prompt())
     text = "".join(piece.text for piece in pieces)

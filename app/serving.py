@@ -1,0 +1,112 @@
+"""How both services are run: uvicorn, with an end that loses nothing and a beginning that nobody can hold up.
+
+On SIGTERM (or Ctrl-C) the gate closes: /readyz says so, new work is refused with 503 and `Retry-After` on connections
+that keep working, and what runs is finished; then, or after the grace period, uvicorn stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_SECONDS = 10.0
+"""A client that has not sent a whole request head by then is cut off: an idle or deliberately slow one (slow loris)
+would hold its connection for ever. (Between two requests uvicorn's keep-alive timeout counts.)"""
+
+
+class Gate:
+    """Counts the requests that are running. Closed, it lets none in."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def enter(self) -> None:
+        """A request begins. Whether it may is for the caller to ask `closed`."""
+        self.inside += 1
+        self._empty.clear()
+
+    def leave(self) -> None:
+        """It has ended, however it did."""
+        self.inside -= 1
+        if not self.inside:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Returns as soon as nothing is running."""
+        await self._empty.wait()
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, with a limit on how long the head of a connection's first request may take."""
+
+    _first_head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._first_head = self.loop.call_later(HEADER_SECONDS, transport.abort)
+
+    def on_headers_complete(self) -> None:
+        self._head_came()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def _head_came(self) -> None:
+        if self._first_head is not None:
+            self._first_head.cancel()
+            self._first_head = None
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, gate: Gate, grace_seconds: float) -> None:
+        super().__init__(config)
+        self._gate = gate
+        self._grace_seconds = grace_seconds
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal closes the gate; a second one ends at once."""
+        if self._gate.closed or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._gate.closed = True
+        self._loop.call_soon_threadsafe(self._begin_drain, sig)
+
+    def _begin_drain(self, sig: int) -> None:
+        self._draining = self._loop.create_task(self._drain(sig))
+
+    async def _drain(self, sig: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_seconds):
+                await self._gate.empty()
+        super().handle_exit(sig, None)
+
+
+def serve(app: FastAPI, gate: Gate, *, host: str, port: int, log_level: str, grace_seconds: float) -> None:
+    """Run `app` until a signal. Raises SystemExit when the port cannot be taken."""
+    options: dict[str, Any] = {
+        "log_level": log_level,
+        "access_log": False,  # /metrics counts requests; a line for each would only slow them down
+        "timeout_graceful_shutdown": 2,  # the gate has waited already; what is left is idle or over its time
+    }
+    server = _Server(uvicorn.Config(app, host=host, port=port, http=_Protocol, **options), gate, grace_seconds)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)
