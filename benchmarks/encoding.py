@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.load.types import Closed, Load, Outcome
 from benchmarks.raw_encoder import RawEncoder, raw_encoder
-from benchmarks.services import ENCODER, answers_ok, gateway, infinity, model_service, running
+from benchmarks.services import ENCODER, answers_ok, gateway, infinity, model_service, running, serves_models
 from setup_milvus.datasets import Columns, Dataset, Tally
-from tests.support.processes import Service, answers_healthy, answers_ready
+from tests.support.processes import Service, answers_ready
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORDS_MIN = 4
@@ -40,7 +40,7 @@ def encoders() -> Iterator[Encoders]:
         raw_encoder() as raw,
         running(infinity(), answers_ok("/health")) as peer,
         running(model_service(engine="simulated"), answers_ready) as models,
-        running(gateway(models.url), answers_healthy) as front,
+        running(gateway(models.url), serves_models) as front,
     ):
         yield Encoders(raw, models, front, peer)
 

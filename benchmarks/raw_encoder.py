@@ -60,9 +60,11 @@ def raw_encoder(device: str = "cpu") -> Iterator[RawEncoder]:
 def main() -> None:
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
     name, device = sys.argv[1:]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    disable_progress_bar()
     model = SentenceTransformer(name, device=device)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -74,8 +74,12 @@ def simulated_models(name: str = "app_llm", /, **settings: object) -> Service:
 
 
 def gateway(model_url: str, milvus_uri: str = NO_MILVUS, **settings: object) -> Service:
-    """app. Without Milvus it is never "ready", so wait for `answers_healthy`."""
+    """app. Without Milvus it is never "ready", so wait until it `serves_models`."""
     return processes.gateway(_log("app"), model_url, milvus_uri, **settings)
+
+
+serves_models = answers_ok("/v1/models")
+"""The gateway has found its model service."""
 
 
 # Floors

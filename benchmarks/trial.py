@@ -26,9 +26,11 @@ class Trial:
 
 
 def attempt(load: Load, *services: Service) -> Trial:
-    """Drive `load` and meter `services` meanwhile."""
+    """Drive `load` and meter `services` meanwhile. Raises RuntimeError when not a single request is answered."""
     with metered({service.name: pid(service) for service in services}) as used:
         outcome = drive(load)
+    if not outcome.answered:
+        raise RuntimeError(f"{load.url} answered only {', '.join(outcome.latency)}: {outcome.first_body[:500]}")
     return Trial(load, outcome, {**used, "generator": outcome.cpu_seconds})
 
 

@@ -17,9 +17,9 @@ from benchmarks.load.percentiles import Spread
 from benchmarks.load.types import Closed, Load, Open, Outcome
 from benchmarks.options import Options
 from benchmarks.results import Goal, Measured, Plot, Row, Series
-from benchmarks.services import answers_ok, gateway, litellm, running, simulated_models, upstream
+from benchmarks.services import answers_ok, gateway, litellm, running, serves_models, simulated_models, upstream
 from benchmarks.trial import Trial, Trials, attempt
-from tests.support.processes import Service, answers_healthy, answers_ready
+from tests.support.processes import Service, answers_ready
 
 ENGINE_SECONDS = 0.05
 TOKENS = 16
@@ -42,7 +42,7 @@ class Relay:
 def run(options: Options) -> Measured:
     with (
         running(_engine(), answers_ready) as models,
-        running(gateway(models.url), answers_healthy) as front,
+        running(gateway(models.url), serves_models) as front,
     ):
         straight = (models.url + "/generate", _generate_bodies())
         ours = _measure(front, models, straight, options)

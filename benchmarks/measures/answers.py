@@ -20,7 +20,7 @@ import httpx
 import msgspec
 from tokenizers import Tokenizer
 
-from app.adapters.model_client import TokenizerRuler
+from app.adapters.model_facts import TokenizerRuler
 from app.prompting import grounded_prompt
 from app_llm.settings import Settings
 from benchmarks.load.types import Closed, Load, Outcome

@@ -13,10 +13,10 @@ from benchmarks.machine import gpu_name
 from benchmarks.options import Options
 from benchmarks.raw_encoder import raw_encoder
 from benchmarks.results import Goal, Measured, Plot, Row, Series
-from benchmarks.services import ENCODER, GENERATOR, answers_ok, gateway, model_service, running
+from benchmarks.services import ENCODER, GENERATOR, answers_ok, gateway, model_service, running, serves_models
 from benchmarks.trial import Trials, attempt
 from benchmarks.vllm_server import NAME, vllm_server
-from tests.support.processes import answers_healthy, answers_ready
+from tests.support.processes import answers_ready
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 STREAMS = (1, 16, 64, 256)
@@ -32,7 +32,7 @@ def run(options: Options) -> Measured:
         return Measured([Row("everything", "", None, "higher", note="no GPU in this run")])
     with (
         running(model_service(**ENGINE), answers_ready) as models,
-        running(gateway(models.url), answers_healthy) as front,
+        running(gateway(models.url), serves_models) as front,
     ):
         encoded = _encoding(front.url, options)
         settings = Settings(gpu_memory_fraction=0.4, model=GENERATOR)

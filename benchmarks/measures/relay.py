@@ -11,9 +11,18 @@ from benchmarks.chat import chat_bodies
 from benchmarks.load.types import Closed, Load
 from benchmarks.options import Options
 from benchmarks.results import Goal, Measured, Plot, Row, Series
-from benchmarks.services import answers_ok, gateway, litellm, running, simulated_models, upstream, vllm_router
+from benchmarks.services import (
+    answers_ok,
+    gateway,
+    litellm,
+    running,
+    serves_models,
+    simulated_models,
+    upstream,
+    vllm_router,
+)
 from benchmarks.trial import Trial, Trials, attempt
-from tests.support.processes import Service, answers_healthy, answers_ready
+from tests.support.processes import Service, answers_ready
 
 STREAMS = (64, 256)
 TOKEN_SECONDS = 0.01
@@ -30,7 +39,7 @@ def run(options: Options) -> Measured:
     with running(upstream(FIRST_TOKEN_SECONDS, TOKEN_SECONDS)) as floor:
         with (
             running(_models(tokens), answers_ready) as models,
-            running(gateway(models.url), answers_healthy) as ours,
+            running(gateway(models.url), serves_models) as ours,
             running(vllm_router(floor.url), answers_ok("/health")) as router,
         ):
             for streams in STREAMS:

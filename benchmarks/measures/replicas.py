@@ -11,9 +11,9 @@ from benchmarks.chat import chat_bodies
 from benchmarks.load.types import Closed, Load
 from benchmarks.options import Options
 from benchmarks.results import Goal, Measured, Row
-from benchmarks.services import gateway, running, simulated_models
+from benchmarks.services import gateway, running, serves_models, simulated_models
 from benchmarks.trial import Trials, attempt
-from tests.support.processes import answers_healthy, answers_ready
+from tests.support.processes import answers_ready
 
 REPLICAS = 4
 SLOTS = 8
@@ -41,8 +41,8 @@ def run(options: Options) -> Measured:
             )
             for i in range(REPLICAS)
         ]
-        single = stack.enter_context(running(gateway(models[0].url), answers_healthy))
-        front = stack.enter_context(running(gateway(",".join(m.url for m in models)), answers_healthy))
+        single = stack.enter_context(running(gateway(models[0].url), serves_models))
+        front = stack.enter_context(running(gateway(",".join(m.url for m in models)), serves_models))
 
         def load(url: str, slots: int) -> Load:
             arrivals = Closed(slots, requests=slots * requests)

@@ -16,6 +16,7 @@ from pymilvus import MilvusClient
 
 from app.adapters.milvus import MilvusStore
 from app.batching import BatchLimits
+from app.merging import MergingEncoder
 from app.retrieval import Retriever
 from benchmarks.cpu import metered
 from benchmarks.options import Options
@@ -110,7 +111,7 @@ class _KnownVectors:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
 
-    async def encode(self, texts: Sequence[str]) -> Encoding:
+    async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:  # noqa: ARG002
         return Encoding(self._vectors[[int(text) for text in texts]], (1,) * len(texts))
 
 
@@ -119,10 +120,10 @@ async def _rates(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Searches a second each way, the median of the rounds, and Milvus' CPU seconds each way."""
     store = MilvusStore(server.url, "", COLLECTION, TIMEOUT_SECONDS)
+    encoder = MergingEncoder(_KnownVectors(vectors), slice_texts=AT_ONCE, limits=BatchLimits(AT_ONCE, 1024, 2))
     retriever = Retriever(
-        _KnownVectors(vectors),
+        encoder,
         store,
-        encode_limits=BatchLimits(AT_ONCE, 1024, 2),
         search_limits=BatchLimits(AT_ONCE, 1024, 4),
         min_score=-1,
     )
@@ -143,7 +144,7 @@ async def _rates(
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     cpu = dict.fromkeys(ways, 0.0)
-    async with retriever:
+    async with encoder.batcher, retriever:
         for search in ways.values():
             await search()
         for _ in range(rounds):
