@@ -13,7 +13,7 @@ from contracts.types import Encoding, ModelCard
 
 
 class ModelService:
-    """The first of the addresses, which the gateway shares its work between. Raises httpx' errors; the caller retries."""
+    """The first of the addresses that the gateway shares its work between. Raises httpx' errors; the caller retries."""
 
     def __init__(self, urls: str) -> None:
         url = urls.split(",")[0].strip()

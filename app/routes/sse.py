@@ -65,8 +65,9 @@ class EventStream(Response, Generic[E]):
         pinging = asyncio.ensure_future(self._ping(write))
         try:
             await write(self._head)
-            async for event in self._events:
-                await write(self._encode(event))
+            encode = self._encode
+            async for event in self._events:  # once per token
+                await send({"type": "http.response.body", "body": encode(event), "more_body": True})
         except Exception as error:  # the boundary to the client: the status is sent already, so it goes in the stream
             await write(self._encode_error(error))
         finally:
