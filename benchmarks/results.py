@@ -10,8 +10,6 @@ import msgspec
 from benchmarks.machine import Machine
 
 FILE = Path("docs/benchmarks/results.json")
-SMALL = 1e-12
-"""Stands in for zero where something is divided by a measured time."""
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -29,8 +27,9 @@ class Row(msgspec.Struct, frozen=True):
     """One line of the table.
 
     `better` says which way the value should go, and so how `ratio` is taken: how many times as good as the peer, above
-    1 is better. `cpu_seconds` are those of each process tree during the measurement. `doubts` say why the figures
-    cannot be believed; a row with doubts meets no goal. `ours` is None where nothing was measured; `note` says why.
+    1 is better; None where a difference of two times came out negative. `cpu_seconds` are those of each process tree
+    during the measurement. `doubts` say why the figures cannot be believed; a row with doubts meets no goal. `ours` is
+    None where nothing was measured; `note` says why.
     """
 
     what: str
@@ -46,11 +45,9 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float | None:
-        if self.ours is None or self.theirs is None:
+        if self.ours is None or self.theirs is None or min(self.ours, self.theirs) <= 0:
             return None
-        if self.better == "higher":
-            return self.ours / max(self.theirs, SMALL)
-        return self.theirs / max(self.ours, SMALL)
+        return self.ours / self.theirs if self.better == "higher" else self.theirs / self.ours
 
     @property
     def met(self) -> bool | None:

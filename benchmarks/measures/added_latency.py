@@ -1,20 +1,20 @@
 """What the gateway adds to a request at half its capacity, beyond what the model takes.
 
 The engine waits 50 ms and then says everything at once. The same requests, at the same Poisson times, go straight to
-it and through the gateway, in turns; the difference of the percentiles is what the gateway adds. LiteLLM the same way,
-at half of its own capacity, before the simulated OpenAI server.
+it and through the gateway, in turns; for whole answers the difference of the percentiles is what the gateway adds (the
+gateway submits prompts in batches, which spares the model service work, so that it may even be negative). For first
+tokens of streams it is what they take beyond the engine's 50 ms, the model service's own part included. LiteLLM the
+same way, at half of its own capacity, before the simulated OpenAI server.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.chat import BODIES, chat_bodies
-from benchmarks.load.percentiles import Spread
-from benchmarks.load.types import Closed, Load, Open, Outcome
+from benchmarks.load.types import Closed, Load, Open
 from benchmarks.options import Options
 from benchmarks.results import Goal, Measured, Plot, Row, Series
 from benchmarks.services import answers_ok, gateway, litellm, running, serves_models, simulated_models, upstream
@@ -33,6 +33,7 @@ class Relay:
     """One side: milliseconds added at each percentile, to whole answers and to first tokens."""
 
     per_second: float
+    streams_per_second: float
     whole: dict[str, float]
     first_token: dict[str, float]
     cpu_seconds: dict[str, float]
@@ -90,9 +91,13 @@ def _generate_bodies() -> list[str]:
 def _measure(relay: Service, engine: Service, straight: tuple[str, list[str]], options: Options) -> Relay:
     seconds, rounds = (3, 1) if options.quick else (15, 3)
     whole_bodies, stream_bodies = chat_bodies(TOKENS, stream=False), chat_bodies(TOKENS, stream=True)
-    flood = Load(relay.url + CHAT, whole_bodies, Closed(AT_ONCE, seconds=seconds))
-    attempt(flood)
-    half = attempt(flood).outcome.per_second / 2
+
+    def half_of_capacity(bodies: list[str], *, stream: bool) -> float:
+        flood = Load(relay.url + CHAT, bodies, Closed(AT_ONCE, seconds=seconds), stream=stream)
+        attempt(flood)
+        return attempt(flood).outcome.per_second / 2
+
+    half, half_streamed = half_of_capacity(whole_bodies, stream=False), half_of_capacity(stream_bodies, stream=True)
     direct: list[Trial] = []
     whole: list[Trial] = []
     streamed: list[Trial] = []
@@ -100,24 +105,29 @@ def _measure(relay: Service, engine: Service, straight: tuple[str, list[str]], o
         arrivals = Open(half, seconds, seed=seed)
         direct.append(attempt(Load(*straight, arrivals), engine))
         whole.append(attempt(Load(relay.url + CHAT, whole_bodies, arrivals), relay, engine))
+        arrivals = Open(half_streamed, seconds, seed=seed)
         streamed.append(attempt(Load(relay.url + CHAT, stream_bodies, arrivals, stream=True), relay, engine))
     base, through, first = Trials(direct), Trials(whole), Trials(streamed)
     return Relay(
         half,
-        _added(through, base, lambda outcome: outcome.latency["200"]),
-        _added(first, base, lambda outcome: outcome.first_token),
+        half_streamed,
+        _added(through, base),
+        {
+            name: 1000 * (first.median(lambda outcome, name=name: getattr(outcome.first_token, name)) - ENGINE_SECONDS)  # type: ignore[misc]
+            for name in GOALS_MS
+        },
         through.cpu_seconds,
         base.doubts() + through.doubts() + first.doubts(),
     )
 
 
-def _added(through: Trials, base: Trials, of: Callable[[Outcome], Spread]) -> dict[str, float]:
+def _added(through: Trials, base: Trials) -> dict[str, float]:
     """Milliseconds at each percentile: the median over the rounds of what the same arrivals took longer."""
     pairs = list(zip(through.trials, base.trials, strict=True))
     return {
         name: 1000
         * statistics.median(
-            getattr(of(relayed.outcome), name) - getattr(direct.outcome.latency["200"], name)
+            getattr(relayed.outcome.latency["200"], name) - getattr(direct.outcome.latency["200"], name)
             for relayed, direct in pairs
         )
         for name in GOALS_MS
@@ -126,7 +136,8 @@ def _added(through: Trials, base: Trials, of: Callable[[Outcome], Spread]) -> di
 
 def _rows(what: str, us: dict[str, float], them: dict[str, float], ours: Relay, theirs: Relay) -> list[Row]:
     note = (
-        f"Half load is {ours.per_second:,.0f} requests/s for Pharos and {theirs.per_second:,.0f} for LiteLLM; "
+        f"Half load is {ours.per_second:,.0f} requests/s for Pharos ({ours.streams_per_second:,.0f} streamed) and "
+        f"{theirs.per_second:,.0f} ({theirs.streams_per_second:,.0f}) for LiteLLM; "
         f"the engine takes {ENGINE_SECONDS * 1000:.0f} ms for {TOKENS} tokens."
     )
     return [
