@@ -24,7 +24,7 @@ NO_MILVUS = "http://127.0.0.1:1"
 def running(service: Service, ready: Callable[[Service], bool] | None = None) -> Iterator[Service]:
     """The service, ready, until the end of the block."""
     try:
-        yield service.start(ready or listens, seconds=120)
+        yield service.start(ready or listens, seconds=300)
     finally:
         service.stop()
 

@@ -10,7 +10,7 @@ from benchmarks.services import raw_server, running
 
 MULTIPLE = 2.0
 """How many times the measured rate the generator has to reach against the raw server."""
-_STREAM_TOKENS = 256
+_SECONDS = 2.0
 
 
 def headroom(load: Load, measured: Outcome) -> list[str]:
@@ -24,9 +24,9 @@ def headroom(load: Load, measured: Outcome) -> list[str]:
 def _requests(url: str, load: Load, measured: Outcome) -> list[str]:
     rate = measured.requests / measured.wall_seconds
     if isinstance(load.arrivals, Open):
-        faster = Open(load.arrivals.per_second * MULTIPLE, seconds=2)
+        faster = Open(load.arrivals.per_second * MULTIPLE, seconds=_SECONDS)
         return doubts(drive(msgspec.structs.replace(load, url=f"{url}/json", arrivals=faster)))
-    closed = Closed(load.arrivals.at_once, seconds=1)
+    closed = Closed(load.arrivals.at_once, seconds=_SECONDS)
     reached = drive(msgspec.structs.replace(load, url=f"{url}/json", arrivals=closed)).per_second
     if reached < MULTIPLE * rate:
         return [f"the generator reaches {reached:,.0f} requests/s at most, {reached / rate:.1f} times what it measured"]
@@ -36,7 +36,8 @@ def _requests(url: str, load: Load, measured: Outcome) -> list[str]:
 def _streams(url: str, load: Load, measured: Outcome) -> list[str]:
     streams = load.arrivals.at_once if isinstance(load.arrivals, Closed) else 64
     wanted = MULTIPLE * measured.chunks / measured.wall_seconds
-    path = f"{url}/sse?tokens={_STREAM_TOKENS}&seconds={streams / wanted:.6f}"
+    apart = streams / wanted
+    path = f"{url}/sse?tokens={max(8, round(_SECONDS / apart))}&seconds={apart:.6f}"
     reached = drive(msgspec.structs.replace(load, url=path, arrivals=Closed(streams, requests=streams)))
     found = doubts(reached)
     if reached.tokens_per_second < 0.9 * wanted:
