@@ -221,6 +221,12 @@ def frame_from_json(line: bytes | str) -> Frame:
     return _frame_decoder.decode(line)
 
 
+def frames_from_ndjson(received: bytes) -> tuple[list[Frame], bytes]:
+    """The frames of the complete lines, and the rest. Raises `msgspec.DecodeError` for anything else."""
+    end = received.rfind(b"\n") + 1
+    return _frame_decoder.decode_lines(received[:end]), received[end:]
+
+
 def refused_body(problems: Sequence[tuple[str, PromptProblem]]) -> list[dict[str, Any]]:
     """The `refused` member of a problem body."""
     return [msgspec.to_builtins(RefusedPrompt(request_id, problem)) for request_id, problem in problems]

@@ -11,15 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch import nginx
+
 VENV = Path(".venv")
 LOCKS = Path("requirements")
 ACCELERATORS = ("cpu", "gpu")
 
 
 def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
-    """Install each lock whose content is not installed yet. Raises CalledProcessError with pip's own words above it.
+    """Install each lock whose content is not installed yet.
 
-    The benchmarks use it with a folder and locks of their own, one environment for each peer.
+    Raises CalledProcessError with pip's own words above it, and NginxMissing. The benchmarks use it with a folder and locks of their own, one environment for each peer.
     """
     if not python_of(venv).exists():
         print(f"making {venv} ...", flush=True)
@@ -39,6 +41,8 @@ def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
         for old in venv.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
+    if "dev" in names:
+        nginx.ensure(venv)
 
 
 def python_of(venv: Path) -> Path:
@@ -88,6 +92,8 @@ def pip(venv: Path, *arguments: str, check: bool = True) -> int:
 if __name__ == "__main__":
     try:
         install(sys.argv[1:])
+    except nginx.NginxMissing as exc:
+        sys.exit(f"pharos: {exc}")
     except subprocess.CalledProcessError as exc:
         sys.exit(
             f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import httpx
 import msgspec
@@ -177,11 +177,12 @@ class HttpGenerator:
         try:
             async with self._service.request("POST", "/generate", body, wire.NDJSON) as response:
                 rest = b""
-                # aiter_raw, not aiter_lines: no decoding to str and no second pass over every token.
-                async for chunk in response.aiter_raw():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield wire.frame_from_json(line)
+                # The bare stream, not aiter_lines: no decoding to str and no second pass over every token.
+                stream = cast(httpx.AsyncByteStream, response.stream)
+                async for chunk in stream:
+                    frames, rest = wire.frames_from_ndjson(rest + chunk)
+                    for frame in frames:
+                        yield frame
         except msgspec.DecodeError as exc:
             raise ModelServiceFailed("The model service sent a frame that cannot be read.") from exc
         except AllRefused as exc:
