@@ -21,7 +21,8 @@ ACCELERATORS = ("cpu", "gpu")
 def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
     """Install each lock whose content is not installed yet.
 
-    Raises CalledProcessError with pip's own words above it, and NginxMissing. The benchmarks use it with a folder and locks of their own, one environment for each peer.
+    Raises CalledProcessError with pip's own words above it, and NginxMissing. The benchmarks use it with a folder and
+    locks of their own, one environment for each peer.
     """
     if not python_of(venv).exists():
         print(f"making {venv} ...", flush=True)
