@@ -63,6 +63,8 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     name, device = sys.argv[1:]
+    # 32 is SentenceTransformer's own default and, being sorted by length, faster on a CPU than all 64 in one pass.
+    texts_a_pass = 32 if device == "cpu" else 256
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     disable_progress_bar()
     model = SentenceTransformer(name, device=device)
@@ -74,7 +76,10 @@ def main() -> None:
         for start in range(0, len(texts), batch):
             before = time.perf_counter()
             vectors = model.encode(
-                texts[start : start + batch], batch_size=batch, normalize_embeddings=True, show_progress_bar=False
+                texts[start : start + batch],
+                batch_size=texts_a_pass,
+                normalize_embeddings=True,
+                show_progress_bar=False,
             )
             calls.append(time.perf_counter() - before)
             vector = vector or vectors[0].tolist()

@@ -61,11 +61,13 @@ class Trials:
     def chunks(self) -> int:
         return sum(trial.outcome.chunks for trial in self.trials)
 
-    def doubts(self, failures_allowed: bool = False) -> list[str]:
-        """Whatever speaks against the figures, the generator's own limits included (it is calibrated here)."""
+    def doubts(self, of: str = "", failures_allowed: bool = False) -> list[str]:
+        """Whatever speaks against the figures, the generator's own limits included (it is calibrated here). `of` names
+        the side that was measured, where it is not ours."""
         found = [doubt for trial in self.trials for doubt in doubts(trial.outcome)]
         failed = sum(trial.outcome.failed for trial in self.trials)
         if failed and not failures_allowed:
             found.append(f"{failed} of {sum(t.outcome.requests for t in self.trials)} requests failed")
         fastest = max(self.trials, key=lambda trial: trial.outcome.requests / trial.outcome.wall_seconds)
-        return list(dict.fromkeys([*found, *headroom(fastest.load, fastest.outcome)]))
+        found += headroom(fastest.load, fastest.outcome)
+        return [f"{of}: {doubt}" if of else doubt for doubt in dict.fromkeys(found)]

@@ -117,7 +117,9 @@ def _measure(relay: Service, engine: Service, straight: tuple[str, list[str]], o
             for name in GOALS_MS
         },
         through.cpu_seconds,
-        base.doubts() + through.doubts() + first.doubts(),
+        base.doubts(f"straight to {engine.name}")
+        + through.doubts(relay.name)
+        + first.doubts(f"{relay.name}, streamed"),
     )
 
 

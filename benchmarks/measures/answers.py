@@ -163,7 +163,7 @@ def _row(at_once: int, ours: Trials, theirs: Trials, doubts: list[str]) -> Row:
         theirs.median(_rate),
         OF_VLLM,
         {**ours.cpu_seconds, "vllm": theirs.cpu_seconds["vllm"]},
-        doubts + ours.doubts() + theirs.doubts(),
+        doubts + ours.doubts() + theirs.doubts("vLLM's server"),
         f"At {at_once} at once: {ours.tokens:,} tokens by ours, {theirs.tokens:,} by vLLM's server; first token after "
         f"{ours.median(lambda o: o.first_token.p50):.2f} s and {theirs.median(lambda o: o.first_token.p50):.2f} s.",
     )

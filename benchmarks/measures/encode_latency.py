@@ -42,7 +42,7 @@ def run(options: Options) -> Measured:
         infinity_added * 1000,
         ADDED,
         {**us.cpu_seconds, "infinity": them.cpu_seconds["infinity"]},
-        us.doubts() + them.doubts() + wrong_vector(ours[0].outcome, vector),
+        us.doubts() + them.doubts("Infinity") + wrong_vector(ours[0].outcome, vector),
         f"The raw call's median: {alone * 1000:.2f} ms; {len(sentences)} distinct sentences, {rounds} rounds in turns.",
     )
     return Measured([row])

@@ -49,7 +49,7 @@ def run(options: Options) -> Measured:
     rows = [*encoded.rows]
     for streams, (ours, theirs) in pairs.items():
         cpu = {**ours.cpu_seconds, "vllm": theirs.cpu_seconds["vllm"]}
-        what, doubts = f"{streams} chats at once", ours.doubts() + theirs.doubts()
+        what, doubts = f"{streams} chats at once", ours.doubts() + theirs.doubts("vLLM's server")
         us, them = ours.median(_rate), theirs.median(_rate)
         rows.append(Row(what, "tokens/s", us, "higher", "vLLM's own server", them, OF_VLLM, cpu, doubts))
     return Measured(rows, encoded.plots)

@@ -45,7 +45,7 @@ def run(options: Options) -> Measured:
         flood = Load(url, bodies, Open(capacity * TIMES, seconds))
         flooded = Trials([attempt(flood, front, models)])
     outcome = flooded.trials[0].outcome
-    doubts = before.doubts() + flooded.doubts(failures_allowed=True)
+    doubts = before.doubts("capacity") + flooded.doubts(failures_allowed=True)
     strange = {status: spread.count for status, spread in outcome.latency.items() if status not in ("200", "503")}
     if strange:
         doubts.append(f"answers that are neither 200 nor 503: {strange}")

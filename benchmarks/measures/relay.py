@@ -108,7 +108,7 @@ def _rows(found: dict[tuple[str, int], Trials], streams: int) -> list[Row]:
             _microseconds(trials),
             goal,
             {**ours.cpu_seconds, **theirs},
-            doubts + trials.doubts(),
+            doubts + trials.doubts(peer),
         )
 
     def delivered(trials: Trials) -> float:

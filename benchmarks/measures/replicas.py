@@ -63,7 +63,7 @@ def run(options: Options) -> Measured:
         alone.median(lambda outcome: outcome.tokens_per_second),
         TIMES,
         together.cpu_seconds,
-        alone.doubts() + together.doubts(),
+        alone.doubts("one") + together.doubts(),
         f"The gateway used {busy:.0%} of a core before {REPLICAS} replicas of {SLOTS} prompts each.",
     )
     return Measured([row])
