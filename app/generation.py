@@ -14,7 +14,15 @@ from typing import Self
 import msgspec
 
 from app.batching import Batcher, BatchLimits, Served
-from app.errors import DeadlineExceeded, InvalidRequest, ModelServiceFailed, Overloaded, PharosError, PromptTooLong
+from app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelServiceDown,
+    ModelServiceFailed,
+    Overloaded,
+    PharosError,
+    PromptTooLong,
+)
 from app.quota import Reservation
 from app.replicated import outstanding_tokens
 from app.terms import UNLIMITED, Terms
@@ -40,7 +48,9 @@ class TokenStream:
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, delta: Delta) -> None:
-        """Called by the pump of the batch."""
+        """Called by the pump of the batch. Ignored once the stream has ended."""
+        if self.ended:
+            return
         self._pending = delta if self._pending is None else self._pending.then(delta)
         if delta.finish_reason is not None:
             self.ended = True
@@ -69,7 +79,11 @@ class TokenStream:
             assert self._error is not None, "read() after the end"
             raise self._error
         if delta.error is not None:
-            raise error_of(delta.error)
+            self._error = error_of(delta.error)
+            if not delta.tokens:
+                raise self._error
+            # What came just before the error is the reader's; the next read raises.
+            return Delta(delta.request_id, delta.text, delta.tokens)
         return delta
 
 
@@ -248,7 +262,9 @@ def _with_timeout(submission: _Submission, now: float) -> Prompt:
 
 
 def error_of(problem: PromptProblem) -> PharosError:
-    """The gateway's error for why the model service refused or failed one prompt."""
+    """The gateway's error for why the model service refused or failed one prompt, or was lost with it."""
+    if problem.code == ModelServiceDown.code:
+        return ModelServiceDown(problem.detail)
     if problem.status == 413:
         return PromptTooLong(problem.detail)
     if problem.status == 504:

@@ -20,6 +20,7 @@ from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.instrumented import InstrumentedAsker, Metrics
+from app.loop_gauge import task_gauge
 from app.merging import MergingEncoder
 from app.quota import Keyring
 from app.replicas import Health, Replicas
@@ -123,6 +124,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            stack.enter_context(task_gauge(metrics.registry))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
             await stack.enter_async_context(generation)

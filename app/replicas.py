@@ -66,12 +66,17 @@ class ModelClient(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One model service and what this gateway has outstanding there: prompts, their tokens, and texts to encode."""
+    """One model service and what this gateway has outstanding there: prompts, their tokens, and texts to encode.
+
+    `failures` of calls and `silences`, questions about its readiness that were not answered, are counted in a row, and
+    apart: one that says it is well and fails whatever it is given must not be believed.
+    """
 
     address: Address
     client: ModelClient
     state: State = State.EJECTED
     failures: int = 0
+    silences: int = 0
     ejections: int = 0
     ejected_until: float = 0.0
     prompts: int = 0
@@ -170,7 +175,13 @@ class Replicas:
             replica.ejections += 1
             pause = self.health.probe_seconds * 2 ** (replica.ejections - 1)
             replica.ejected_until = time.monotonic() + min(pause, EJECTED_SECONDS_MAX)
-        log.warning("model service %s: %s (%d failures in a row)", replica.address.url, state, replica.failures)
+        log.warning(
+            "model service %s: %s (%d calls in a row have failed, %d times no word of its readiness)",
+            replica.address.url,
+            state,
+            replica.failures,
+            replica.silences,
+        )
         replica.state = state
         if state is State.READY:
             self.epoch += 1
@@ -180,13 +191,18 @@ class Replicas:
     async def _probe(self, replica: Replica) -> None:
         try:
             readiness = await replica.client.readiness()
-        except PharosError as error:
-            self.failed(replica, error)
+        except Overloaded:  # every connection is in use: a busy replica is well
             return
+        except PharosError:
+            replica.silences += 1
+            if replica.silences >= self.health.failures:
+                self._enter(replica, State.EJECTED)
+            return
+        replica.silences = 0
         if readiness.status == "ready":
             at_once = readiness.prompts_at_once
             replica.prompts_max = self.health.prompts_max or (math.ceil(at_once * 1.25) if at_once else math.inf)
-            if time.monotonic() >= replica.ejected_until:
+            if replica.state is not State.READY and time.monotonic() >= replica.ejected_until:
                 replica.failures = 0
                 self._enter(replica, State.READY)
         else:
@@ -200,8 +216,8 @@ class Replicas:
             # What runs there is finished; the connections close with it.
             gone = self._all.pop(address)
             log.info("model service %s is gone", address.url)
-            gone.state = State.DRAINING
             self._gone.append(gone)
+            self._enter(gone, State.DRAINING)
 
     async def _watch(self) -> None:
         while True:

@@ -6,15 +6,19 @@ first token (docs/decisions/0008-retries.md).
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import msgspec
 
 from app.errors import ModelServiceDown, ModelServiceFailed, Overloaded, PharosError
 from app.replicas import Replica, Replicas
 from contracts.types import Delta, Encoding, Frame, Prompt, PromptProblem
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """Replicas tried for one call. When three of them fail, the fault is more likely the call's or the network's."""
@@ -33,6 +37,30 @@ def outstanding_tokens(prompt: Prompt) -> int:
     return characters // CHARACTERS_PER_TOKEN + prompt.sampling.max_tokens
 
 
+async def on_any(replicas: Replicas, call: Callable[[Replica], Awaitable[T]]) -> T:
+    """The outcome of `call` with the replica that has the fewest texts outstanding, or with another one where that
+    fails. Raises PharosError."""
+    tried: list[Replica] = []
+    error: PharosError | None = None
+    while len(tried) < ATTEMPTS:
+        try:
+            replica = replicas.pick(_texts, without=tried)
+        except ModelServiceDown as none_left:
+            error = error or none_left
+            break
+        tried.append(replica)
+        try:
+            outcome = await call(replica)
+        except _ELSEWHERE as failure:
+            error = failure
+            replicas.failed(replica, error)
+        else:
+            replicas.succeeded(replica)
+            return outcome
+    assert error is not None, "ATTEMPTS is positive"
+    raise error
+
+
 class ReplicatedEncoder:
     """An `Encoder` that sends each call to the replica with the fewest texts outstanding."""
 
@@ -42,29 +70,16 @@ class ReplicatedEncoder:
     async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:
         """As the port says. Raises PharosError."""
         started = time.monotonic()
-        tried: list[Replica] = []
-        error: PharosError | None = None
-        while len(tried) < ATTEMPTS:
-            try:
-                replica = self._replicas.pick(_texts, without=tried)
-            except ModelServiceDown as none_left:
-                error = error or none_left
-                break
-            tried.append(replica)
-            replica.texts += len(texts)
+
+        async def encode(replica: Replica) -> Encoding:
             left = None if timeout_seconds is None else timeout_seconds - (time.monotonic() - started)
+            replica.texts += len(texts)
             try:
-                encoding = await replica.client.encoder.encode(texts, timeout_seconds=left)
-            except _ELSEWHERE as failure:
-                error = failure
-                self._replicas.failed(replica, error)
-            else:
-                self._replicas.succeeded(replica)
-                return encoding
+                return await replica.client.encoder.encode(texts, timeout_seconds=left)
             finally:
                 replica.texts -= len(texts)
-        assert error is not None, "ATTEMPTS is positive"
-        raise error
+
+        return await on_any(self._replicas, encode)
 
 
 class ReplicatedGenerator:
@@ -72,7 +87,7 @@ class ReplicatedGenerator:
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
-        self._running_on: dict[str, Replica] = {}
+        self._running_on: dict[str, _Outstanding] = {}
 
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         """As the port says. When the replica fails, prompts that have no token yet go on to another one; the others
@@ -110,6 +125,8 @@ class ReplicatedGenerator:
             finally:
                 lost = work.release()
             self._replicas.failed(replica, error)
+            for request_id in work.aborted:  # nobody waits for it any more
+                silent.pop(request_id, None)
             heard = [request_id for request_id in lost if request_id not in silent]
             if heard:
                 yield _failed(heard, error)
@@ -123,29 +140,36 @@ class ReplicatedGenerator:
     async def abort(self, request_ids: Sequence[str]) -> None:
         by_replica: dict[Replica, list[str]] = {}
         for request_id in request_ids:
-            replica = self._running_on.get(request_id)
-            if replica is not None:
-                by_replica.setdefault(replica, []).append(request_id)
-        for replica, ids in by_replica.items():
-            await replica.client.generator.abort(ids)
+            work = self._running_on.get(request_id)
+            if work is not None:
+                work.aborted.add(request_id)
+                by_replica.setdefault(work.replica, []).append(request_id)
+        # All of them, also when one fails.
+        outcomes = await asyncio.gather(
+            *(replica.client.generator.abort(ids) for replica, ids in by_replica.items()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 class _Outstanding:
     """The prompts of one call, counted at their replica until each has ended."""
 
-    def __init__(self, replica: Replica, prompts: Iterable[Prompt], running_on: dict[str, Replica]) -> None:
-        self._replica = replica
+    def __init__(self, replica: Replica, prompts: Iterable[Prompt], running_on: dict[str, _Outstanding]) -> None:
+        self.replica = replica
+        self.aborted: set[str] = set()
         self._running_on = running_on
         self.left = {prompt.request_id: outstanding_tokens(prompt) for prompt in prompts}
         replica.prompts += len(self.left)
         replica.tokens += sum(self.left.values())
-        running_on.update(dict.fromkeys(self.left, replica))
+        running_on.update(dict.fromkeys(self.left, self))
 
     def ended(self, request_id: str) -> None:
         tokens = self.left.pop(request_id, None)
         if tokens is not None:
-            self._replica.prompts -= 1
-            self._replica.tokens -= tokens
+            self.replica.prompts -= 1
+            self.replica.tokens -= tokens
             del self._running_on[request_id]
 
     def release(self) -> list[str]:

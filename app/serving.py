@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import resource
 import socket
 from types import FrameType
 from typing import Any
@@ -18,7 +20,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 10.0
 """A client that has not sent a whole request head by then is cut off: an idle or deliberately slow one (slow loris)
-would hold its connection for ever. (Between two requests uvicorn's keep-alive timeout counts.)"""
+would hold its connection for ever. (Between two requests uvicorn's keep-alive timeout counts, until the first byte.)"""
+
+
+OPEN_FILES = 65_536
+"""A connection is a file, a streamed answer may be two; 1,024, the usual limit, is fewer than the requests a gateway
+serves at once. Where less is allowed, that is taken (Go's runtime raises the limit by itself, too)."""
 
 
 class Gate:
@@ -47,13 +54,23 @@ class Gate:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with a limit on how long the head of a connection's first request may take."""
+    """uvicorn's, with a limit on how long the head of a request may take."""
 
-    _first_head: asyncio.TimerHandle | None = None
+    _head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._first_head = self.loop.call_later(HEADER_SECONDS, transport.abort)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # These bytes ended uvicorn's keep-alive timeout. Unless a request has begun with them, they are a part of the
+        # next head, or of a body that has been refused already.
+        if self._head is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
     def on_headers_complete(self) -> None:
         self._head_came()
@@ -64,9 +81,9 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _head_came(self) -> None:
-        if self._first_head is not None:
-            self._first_head.cancel()
-            self._first_head = None
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
 
 class _Server(uvicorn.Server):
@@ -102,11 +119,23 @@ def serve(app: FastAPI, gate: Gate, *, host: str, port: int, log_level: str, gra
     """Run `app` until a signal. Raises SystemExit when the port cannot be taken."""
     options: dict[str, Any] = {
         "log_level": log_level,
+        "ws": "none",
         "access_log": False,  # /metrics counts requests; a line for each would only slow them down
         "timeout_graceful_shutdown": 2,  # the gate has waited already; what is left is idle or over its time
     }
+    _allow_open_files()
     server = _Server(uvicorn.Config(app, host=host, port=port, http=_Protocol, **options), gate, grace_seconds)
+    # What has been loaded by now stays. A full collection that looks at it again and again is a pause under load.
+    gc.collect()
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
         raise SystemExit(3)
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -10,9 +10,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from app.admission import Admission, AdmissionLimits
+from app.loop_gauge import task_gauge
+from app.routes.middleware import BodyLimit
 from app.serving import Gate
 from app_llm.models import Models
 from app_llm.routes import router
@@ -23,6 +26,10 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 2
 
+BODY_BYTES_MAX = 64_000_000
+"""4,096 texts, the most in a call, of 16 kB each."""
+BODY_SECONDS = 10.0
+"""To receive it: the gateway sends it in one go, over a network that is near."""
 
 WORK = frozenset({"/encode", "/generate", "/llm_ask"})
 """What draining refuses and waits for."""
@@ -36,7 +43,8 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         loading = asyncio.ensure_future(_load_or_exit(models))
-        yield
+        with task_gauge(REGISTRY):
+            yield
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await models.close()
@@ -52,6 +60,7 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
     problems.install(app, respond)
     # The default registry, where vLLM keeps its own vllm:* series.
     Instrumentator(excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(app).expose(app, tags=["health"])
+    app.add_middleware(BodyLimit, max_bytes=BODY_BYTES_MAX, seconds=BODY_SECONDS)
     app.add_middleware(Admission, gate=gate, limits=AdmissionLimits(), is_work=WORK.__contains__, respond=respond)
     return app
 

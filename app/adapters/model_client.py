@@ -27,6 +27,9 @@ from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness
 
 T = TypeVar("T")
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for a body that is not what it should be; the second one for text that is not UTF-8."""
+
 READY_SECONDS = 1.0
 """A service that does not answer /readyz by then is not ready."""
 
@@ -51,7 +54,8 @@ class HttpModelClient:
         self.generator = HttpGenerator(self._service)
 
     async def readiness(self) -> Readiness:
-        async with self._service.request("GET", "/readyz", call_seconds=READY_SECONDS) as response:
+        # 503 is how it says that it is draining.
+        async with self._service.request("GET", "/readyz", call_seconds=READY_SECONDS, good_status=503) as response:
             return _decoded(await response.aread(), Readiness)
 
     async def card(self) -> ModelCard:
@@ -61,7 +65,7 @@ class HttpModelClient:
     async def tokenizer(self) -> str:
         """The generator's tokenizer.json."""
         async with self._service.request("GET", "/models/generator/tokenizer") as response:
-            return (await response.aread()).decode()
+            return (await response.aread()).decode(errors="replace")  # what is no text is no tokenizer.json either
 
     async def close(self) -> None:
         await self._service.close()
@@ -72,7 +76,7 @@ class _Service:
 
     def __init__(self, address: Address, patience: Patience) -> None:
         self._patience = patience
-        self._sni = {"sni_hostname": address.host.partition(":")[0]}
+        self._sni = {"sni_hostname": httpx.URL(f"//{address.host}").host}
         self._http = httpx.AsyncClient(
             base_url=address.url,
             headers={"host": address.host},
@@ -92,20 +96,20 @@ class _Service:
         *,
         call_seconds: float | None = None,
         timeout_seconds: float | None = None,
+        good_status: int = 200,
     ) -> AsyncGenerator[httpx.Response, None]:
-        """A response whose body is still to be read, with a 2xx status. Raises PharosError.
+        """A response whose body is still to be read, with a 2xx status or `good_status`. Raises PharosError.
 
         `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call.
-
-        A kept-alive connection that the other side has closed meanwhile fails on first use, before any answer: that
-        one case is sent again, once.
         """
         headers = {"accept": accept, "content-type": wire.JSON}
         patience = self._patience
         read_seconds = call_seconds or patience.call_seconds
         if timeout_seconds is not None:
-            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0):.3f}"
-            read_seconds = min(read_seconds, max(timeout_seconds, 0.001))
+            if timeout_seconds <= 0:
+                raise DeadlineExceeded("The request's time ran out before the model service was asked.")
+            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0.001):.3f}"
+            read_seconds = min(read_seconds, timeout_seconds)
         request = self._http.build_request(
             method,
             path,
@@ -115,12 +119,9 @@ class _Service:
             extensions={BODY_TIMEOUT: patience.silence_seconds if accept == wire.NDJSON else read_seconds, **self._sni},
         )
         try:
+            response = await self._http.send(request, stream=True)
             try:
-                response = await self._http.send(request, stream=True)
-            except httpx.ReadError:
-                response = await self._http.send(request, stream=True)
-            try:
-                if response.is_error:
+                if response.is_error and response.status_code != good_status:
                     await response.aread()
                     raise _error_of(response)
                 yield response
@@ -130,8 +131,8 @@ class _Service:
             raise ModelServiceDown("The model service cannot be reached; try again in a moment.") from exc
         except (httpx.ReadError, httpx.WriteError, httpx.CloseError) as exc:
             raise ModelServiceDown("The model service closed the connection; try again in a moment.") from exc
-        except httpx.RemoteProtocolError as exc:
-            raise ModelServiceFailed("The model service answered with something else than HTTP.") from exc
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as exc:
+            raise ModelServiceFailed("The model service answered with something that cannot be read.") from exc
         except httpx.PoolTimeout as exc:
             raise Overloaded("Every connection to the model service is in use; try again in a moment.") from exc
         except httpx.TimeoutException as exc:
@@ -183,7 +184,7 @@ class HttpGenerator:
                     frames, rest = wire.frames_from_ndjson(rest + chunk)
                     for frame in frames:
                         yield frame
-        except msgspec.DecodeError as exc:
+        except _UNREADABLE as exc:
             raise ModelServiceFailed("The model service sent a frame that cannot be read.") from exc
         except AllRefused as exc:
             yield Frame(exc.deltas)
@@ -213,14 +214,14 @@ _SHARED = {error.code: error for error in (Overloaded, Draining, DeadlineExceede
 
 def _error_of(response: httpx.Response) -> PharosError:
     """The gateway's error for a response of the model service that is no success."""
-    if b'"refused"' in response.content:
-        refused = msgspec.json.decode(response.content, type=wire.RefusedBatch).refused
-        return AllRefused(
-            tuple(Delta(entry.request_id, finish_reason="error", error=entry.problem) for entry in refused)
-        )
     try:
+        if b'"refused"' in response.content:
+            refused = msgspec.json.decode(response.content, type=wire.RefusedBatch).refused
+            return AllRefused(
+                tuple(Delta(entry.request_id, finish_reason="error", error=entry.problem) for entry in refused)
+            )
         problem = msgspec.json.decode(response.content, type=_Problem)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         problem = _Problem()
     if problem.code in _SHARED:
         return _SHARED[problem.code](problem.detail)
@@ -234,5 +235,5 @@ def _error_of(response: httpx.Response) -> PharosError:
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as exc:
+    except _UNREADABLE as exc:
         raise ModelServiceFailed(f"The model service's {kind.__name__} cannot be read.") from exc

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from app.asking import GeneratorFacts
 from app.errors import ModelServiceFailed
-from app.replicas import Replicas
+from app.replicas import ModelClient, Replicas
+from app.replicated import on_any
 
 
 class ModelFacts:
@@ -33,7 +34,9 @@ class ModelFacts:
             return self._facts
 
     async def _fetch(self, known: GeneratorFacts | None) -> GeneratorFacts:
-        client = self._replicas.pick(lambda replica: replica.texts).client
+        return await on_any(self._replicas, lambda replica: self._facts_of(replica.client, known))
+
+    async def _facts_of(self, client: ModelClient, known: GeneratorFacts | None) -> GeneratorFacts:
         card = await client.card()
         if known is not None and known.card == card:
             return known

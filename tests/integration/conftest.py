@@ -10,10 +10,7 @@ import pytest
 
 from tests.support import asking, processes
 from tests.support.processes import Service
-
-SAMPLE = "setup_milvus/sample/articles.csv"
-MIN_SCORE = 0.2
-"""The hash encoder's similarities are lower than a real encoder's."""
+from tests.support.stack import MIN_SCORE, SAMPLE, Stack
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +36,27 @@ def gateway(loaded: str, simulated: Service, milvus_lite: Service, logs: Path) -
 def http(gateway: Service) -> Iterator[httpx.Client]:
     with asking.client(gateway.url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two replicas of four slots each, a gateway and Milvus of the fault tests' own, which they leave as they found
+    them. Replicas take 0.2 s to the first token and 0.05 s a token; the gateway loses its patience soon."""
+    stack = Stack(
+        tmp_path_factory.mktemp("stack"),
+        replica={
+            "simulated_first_token_seconds": 0.2,
+            "simulated_token_seconds": 0.05,
+            "simulated_answer_tokens": 100,
+            "simulated_sequences": 4,
+        },
+        gateway={
+            "replica_probe_seconds": 0.2,
+            "model_call_timeout_seconds": 1,
+            "model_read_timeout_seconds": 8,
+            "milvus_timeout_seconds": 1,
+            "body_timeout_seconds": 1,
+        },
+    )
+    yield stack.start()
+    stack.stop()
