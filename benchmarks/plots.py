@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.report import number
 from benchmarks.results import Plot
 
 FOLDER = Path("docs/benchmarks")
@@ -21,12 +22,13 @@ def draw(plot: Plot, folder: Path = FOLDER) -> Path:
         shown = [(i, series.values[label]) for i, label in enumerate(labels) if label in series.values]
         at = [i + (place - (len(plot.series) - 1) / 2) * width for i, _ in shown]
         bars = axes.bar(at, [value for _, value in shown], width, label=series.name)
-        axes.bar_label(bars, fmt="{:,.3g}", fontsize=7)
+        axes.bar_label(bars, [number(value) for _, value in shown], fontsize=7)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel(plot.unit)
     axes.set_title(plot.title, fontsize=10)
     if plot.logarithmic:
         axes.set_yscale("log")
+        axes.set_ylim(bottom=1)
     if len(plot.series) > 1:
         axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -58,10 +58,10 @@ def _line(row: Row) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    theirs = f"{row.peer}: {_number(row.theirs)}" if row.theirs is not None else row.peer
-    cpu = ", ".join(f"{name} {_number(seconds)}" for name, seconds in row.cpu_seconds.items())
-    ours = f"{_number(row.ours)} {row.unit}" if row.ours is not None else row.note
-    ratio = _number(row.ratio) if row.ratio is not None else ""
+    theirs = f"{row.peer}: {number(row.theirs)}" if row.theirs is not None else row.peer
+    cpu = ", ".join(f"{name} {number(seconds)}" for name, seconds in row.cpu_seconds.items())
+    ours = f"{number(row.ours)} {row.unit}" if row.ours is not None else row.note
+    ratio = number(row.ratio) if row.ratio is not None else ""
     return [row.what, ours, theirs, ratio, _goal(row.goal, row.unit), _verdict(row), cpu]
 
 
@@ -75,10 +75,10 @@ def _goal(goal: Goal | None, unit: str) -> str:
     if goal is None:
         return ""
     sign = "≥" if goal.relation == "at least" else "≤"
-    return f"{sign} {_number(goal.bound)} {unit}" if goal.of == "value" else f"{sign} {_number(goal.bound)}x"
+    return f"{sign} {number(goal.bound)} {unit}" if goal.of == "value" else f"{sign} {number(goal.bound)}x"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three figures that matter, whole thousands with commas."""
     if value is None:
         return ""
