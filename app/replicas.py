@@ -98,8 +98,8 @@ class Health:
     probe_seconds: float
     resolve_seconds: float
     prompts_max: int = 0
-    """Most prompts of this gateway on one replica; 0: what it can run at once and a quarter, so that a slot which
-    becomes free finds the next prompt there."""
+    """Most prompts of this gateway on one replica; 0: what it runs at once. More would wait inside it, and while they
+    wait behind one replica another may have a slot free."""
 
 
 @dataclass
@@ -201,7 +201,7 @@ class Replicas:
         replica.silences = 0
         if readiness.status == "ready":
             at_once = readiness.prompts_at_once
-            replica.prompts_max = self.health.prompts_max or (math.ceil(at_once * 1.25) if at_once else math.inf)
+            replica.prompts_max = self.health.prompts_max or at_once or math.inf
             if replica.state is not State.READY and time.monotonic() >= replica.ejected_until:
                 replica.failures = 0
                 self._enter(replica, State.READY)

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
 
     replica_prompts: int = Field(
-        0, ge=0, description="Most prompts on one model service; 0: what it runs at once and a quarter."
+        0, ge=0, description="Most prompts on one model service; 0: as many as it runs at once."
     )
     replica_failures: int = Field(3, ge=1, description="Failures in a row that eject a model service.")
     replica_probe_seconds: float = Field(1.0, gt=0, description="How often each model service is asked how it is.")
