@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test soak check format lock
+.PHONY: help install run ingest test soak check bench format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -38,6 +38,11 @@ check: ## ruff and mypy --strict
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md (NAMES="encode relay" for some)
+	@$(MAKE) --no-print-directory install
+	@$(PYTHON) -m launch.install dev bench
+	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
 
 format: ## rewrite the code in ruff's style
 	$(PY) -m ruff format .

@@ -75,7 +75,7 @@ class Admission:
             self.gate.leave()
             # While the gate is full: the rate at which those inside get done.
             self._drain.left(1, time.monotonic())
-            if self.gate.inside < self.limits.requests - 1:
+            if self.gate.inside < max(1, self.limits.requests - 1):
                 self._drain.idle()
 
     def _admit(self, quota: Quota | None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+import msgspec
+
 from app.errors import PromptTooLong
 from app.generation import GenerationPool
 from app.prompting import NOT_IN_DOCUMENTS, TokenRuler, grounded_prompt
@@ -38,9 +40,8 @@ class Sources:
     passages: tuple[Passage, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The next piece of the answer."""
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """The next piece of the answer. Made once per token: a Struct costs a fifth of a frozen dataclass."""
 
     text: str
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self
 
 from app.drain import ItemsAndCost
 from app.errors import DeadlineExceeded, Draining, Overloaded
+from app.waiting import BatchLimits, In, Item, Out, Waiting
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+__all__ = ["BatchLimits", "Batcher", "Served"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +30,6 @@ class Served(Generic[Out]):
     value: Out
     queued_seconds: float
     served_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """The bounds of a batcher. `cost` is whatever the batcher's `cost` function counts (texts, tokens, ...).
-
-    `in_flight` is the number of batches at the same time, for each backend. `queue_seconds` is the longest wait, by the
-    measured drain rate, that a new item is let into. `max_wait_seconds` holds back a batch that is not full until its
-    oldest item has waited that long; 0, the default, never does.
-    """
-
-    batch_items: int
-    queue_items: int
-    in_flight: int = 1
-    batch_cost: float = math.inf
-    queue_cost: float = math.inf
-    queue_seconds: float = math.inf
-    max_wait_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        positive = (self.batch_items, self.queue_items, self.in_flight, self.batch_cost, self.queue_cost)
-        if min(positive) <= 0 or self.queue_seconds <= 0 or self.max_wait_seconds < 0:
-            raise ValueError(f"every limit of a batcher must be positive: {self}")
-        for unit, queue, batch in (
-            ("items", self.queue_items, self.batch_items),
-            ("tokens", self.queue_cost, 0 if math.isinf(self.batch_cost) else self.batch_cost),
-        ):
-            if queue < batch:
-                raise ValueError(
-                    f"a queue of {queue:g} {unit} can never fill a batch of {batch:g}: "
-                    "raise the queue's limit or lower the batch's"
-                )
-
-
-@dataclass(slots=True, eq=False)
-class _Item(Generic[In, Out]):
-    value: In
-    cost: float
-    group: Hashable
-    future: asyncio.Future[Served[Out]]
-    arrived: float = field(default_factory=time.monotonic)
 
 
 class Batcher(Generic[In, Out]):
@@ -108,12 +66,9 @@ class Batcher(Generic[In, Out]):
         self._room = room
         self._on_batch = on_batch
         self._discard = discard
-        # A group exists while it has items. Its place in the dict does not matter: heads are compared by arrival.
-        self._groups: dict[Hashable, deque[_Item[In, Out]]] = {}
-        self._queued = 0
-        self._queued_cost = 0.0
+        self._waiting: Waiting[In, Served[Out]] = Waiting(limits)
         self._drain = ItemsAndCost()
-        self._running: dict[asyncio.Task[None], Sequence[_Item[In, Out]]] = {}
+        self._running: dict[asyncio.Task[None], Sequence[Item[In, Served[Out]]]] = {}
         self._wake_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -123,16 +78,16 @@ class Batcher(Generic[In, Out]):
     @property
     def queued(self) -> int:
         """Items waiting for a slot."""
-        return self._queued
+        return self._waiting.items
 
     @property
     def queued_cost(self) -> float:
         """Their cost."""
-        return self._queued_cost
+        return self._waiting.cost
 
     def expected_wait(self) -> float | None:
         """Seconds a new item would wait, by the rate at which the queue has lately drained; None while unknown."""
-        return self._drain.seconds_for(self._queued, self._queued_cost)
+        return self._drain.seconds_for(self._waiting.items, self._waiting.cost)
 
     async def submit(self, value: In, *, deadline: float | None = None) -> Served[Out]:
         """Queue one item and wait for its outcome, until `deadline`, a `time.monotonic()` instant.
@@ -145,10 +100,9 @@ class Batcher(Generic[In, Out]):
         loop = asyncio.get_running_loop()
         left = None if deadline is None else deadline - time.monotonic()
         self._admit(cost, left)
-        item: _Item[In, Out] = _Item(value, cost, self._group(value), loop.create_future())
-        self._groups.setdefault(item.group, deque()).append(item)
-        self._queued += 1
-        self._queued_cost += cost
+        until = math.inf if deadline is None else deadline
+        item: Item[In, Served[Out]] = Item(value, cost, self._group(value), until, loop.create_future())
+        self._waiting.add(item)
         self._idle.clear()
         self._schedule_wake()
         expiry = None if left is None else loop.call_later(left, self._expire, item)
@@ -167,7 +121,7 @@ class Batcher(Generic[In, Out]):
 
     def wake(self) -> None:
         """There is room again. Also safe to call when there is none."""
-        if self._queued:
+        if self._waiting.items:
             self._schedule_wake()
 
     def _admit(self, cost: float, seconds_left: float | None) -> None:
@@ -182,12 +136,12 @@ class Batcher(Generic[In, Out]):
             )
         limits = self._limits
         if (
-            self._queued >= limits.queue_items
-            or (self._queued and self._queued_cost + cost > limits.queue_cost)
+            self._waiting.items >= limits.queue_items
+            or (self._waiting.items and self._waiting.cost + cost > limits.queue_cost)
             or (wait is not None and wait > limits.queue_seconds)
         ):
             raise Overloaded(
-                f"{self._queued:,} others are waiting already; try again in a moment.", retry_after_seconds=wait
+                f"{self._waiting.items:,} others are waiting already; try again in a moment.", retry_after_seconds=wait
             )
 
     def _schedule_wake(self) -> None:
@@ -197,25 +151,31 @@ class Batcher(Generic[In, Out]):
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
+        # Only ever by `_schedule_wake`: a batch that has just left must take its room before the next one is measured.
         self._wake_scheduled = False
-        if self._queued:
+        if self._waiting.items:
             backends = max(1, self._backends())
             room = 0 if len(self._running) >= self._limits.in_flight * backends else self._room()
             if room < 1:
                 self._drain.blocked(time.monotonic())
             else:
-                # An even share for each backend: the batch that fits one would leave the others idle.
-                share = math.ceil(self._queued / backends)
-                self._dispatch(int(min(self._limits.batch_items, share, room)))
-        if not self._queued:
+                self._dispatch(int(min(self._limits.batch_items, self._share(backends), room)))
+        if not self._waiting.items:
             self._drain.idle()
             if not self._running:
                 self._idle.set()
 
+    def _share(self, backends: int) -> int:
+        """How many items the next batch leaves with, so that every backend gets as many: the batch that fits one would
+        leave the others idle. Where batches are held back until they are full, full ones are what is wanted."""
+        if self._limits.max_wait_seconds:
+            return self._waiting.items
+        return math.ceil(self._waiting.items / (backends - len(self._running) % backends))
+
     def _dispatch(self, items: int) -> None:
-        batch = self._next_batch(items)
+        now = time.monotonic()
+        batch = self._waiting.take(items, now, hold_back=not self._closed)
         if batch:
-            now = time.monotonic()
             self._on_batch(len(batch), now - batch[0].arrived)
             self._drain.left(len(batch), sum(item.cost for item in batch), now)
             task = asyncio.get_running_loop().create_task(self._serve(batch, now))
@@ -223,50 +183,17 @@ class Batcher(Generic[In, Out]):
             task.add_done_callback(self._ended)
             # The next batch in the next turn: by then this one has taken its room.
             self._schedule_wake()
-
-    def _next_batch(self, items: int) -> list[_Item[In, Out]]:
-        """At most `items` of the group that waited longest, within the limits; abandoned ones are dropped. Groups that
-        are still held back (`max_wait_seconds`) are passed over."""
-        now = time.monotonic()
-        for key in sorted(self._groups, key=lambda k: self._groups[k][0].arrived):
-            waiting = self._groups[key]
-            held_back = self._held_back_for(waiting, now)
-            if held_back > 0:
-                # The oldest group comes first, so the timer that counts is the first one.
-                if self._timer is None or self._timer.cancelled():
-                    self._timer = asyncio.get_running_loop().call_later(held_back, self._on_timer)
-                continue
-            batch: list[_Item[In, Out]] = []
-            cost = 0.0
-            while waiting and len(batch) < items:
-                item = waiting[0]
-                live = not item.future.done()
-                if live and batch and cost + item.cost > self._limits.batch_cost:
-                    break
-                waiting.popleft()
-                self._forget(item)
-                if live:
-                    batch.append(item)
-                    cost += item.cost
-            if not waiting:
-                del self._groups[key]
-            return batch
-        return []
-
-    def _held_back_for(self, waiting: deque[_Item[In, Out]], now: float) -> float:
-        """Seconds until a batch from `waiting` may leave although it is not full."""
-        limits = self._limits
-        if not limits.max_wait_seconds or self._closed or len(waiting) >= limits.batch_items:
-            return 0.0
-        if sum(item.cost for item in waiting) >= limits.batch_cost:
-            return 0.0
-        return waiting[0].arrived + limits.max_wait_seconds - now
+        else:
+            self._drain.idle()  # what is held back is not blocked
+            if self._waiting.items and self._timer is None:
+                seconds = self._waiting.held_back_until() - now
+                self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self.wake()
 
-    async def _serve(self, batch: Sequence[_Item[In, Out]], started: float) -> None:
+    async def _serve(self, batch: Sequence[Item[In, Served[Out]]], started: float) -> None:
         outcomes: Sequence[Out | BaseException]
         try:
             outcomes = await self._run([item.value for item in batch])
@@ -290,29 +217,20 @@ class Batcher(Generic[In, Out]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
-        self._wake()
+        self._schedule_wake()
 
-    def _expire(self, item: _Item[In, Out]) -> None:
+    def _expire(self, item: Item[In, Served[Out]]) -> None:
         if not item.future.done():
             item.future.set_exception(DeadlineExceeded("The request's time ran out before it was served."))
             self._withdraw(item)
 
-    def _withdraw(self, item: _Item[In, Out]) -> None:
+    def _withdraw(self, item: Item[In, Served[Out]]) -> None:
         """Take an item nobody waits for out of the queue, or cancel its batch when it was the last one waited for."""
-        waiting = self._groups.get(item.group)
-        if waiting is not None and item in waiting:
-            waiting.remove(item)
-            self._forget(item)
-            if not waiting:
-                del self._groups[item.group]
+        self._waiting.remove(item)
         for task, batch in self._running.items():
             if item in batch and not task.cancelling() and all(other.future.done() for other in batch):
                 task.cancel()
         self._schedule_wake()
-
-    def _forget(self, item: _Item[In, Out]) -> None:
-        self._queued -= 1
-        self._queued_cost = self._queued_cost - item.cost if self._queued else 0.0
 
     async def __aenter__(self) -> Self:
         return self
@@ -323,3 +241,5 @@ class Batcher(Generic[In, Out]):
         self._closed = True
         self.wake()  # what is held back leaves now
         await self._idle.wait()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 HALF_LIFE_SECONDS = 5.0
-"""What was measured that long ago counts half: long enough to see several batches, short enough to follow the load."""
+"""What was measured so much blocked time ago counts half: long enough to see several batches, short enough to follow
+the load."""
+
+_MEAN_LIFE_SECONDS = HALF_LIFE_SECONDS / math.log(2)
 
 
 class DrainRate:
@@ -29,9 +34,11 @@ class DrainRate:
             return
         elapsed = now - self._since
         self._since = now
-        fade = 0.5 ** (elapsed / HALF_LIFE_SECONDS)
-        self._cost = self._cost * fade + cost
-        self._seconds = self._seconds * fade + elapsed
+        fade = math.exp(-elapsed / _MEAN_LIFE_SECONDS)
+        # A long wait fades within itself, so that one stall does not outweigh all that follows it.
+        weight = -math.expm1(-elapsed / _MEAN_LIFE_SECONDS) * _MEAN_LIFE_SECONDS / elapsed if elapsed else 1.0
+        self._cost = self._cost * fade + cost * weight
+        self._seconds = self._seconds * fade + elapsed * weight
 
     def idle(self) -> None:
         """Nothing waits any more."""

@@ -41,13 +41,16 @@ class TokenStream:
         self.ended = False
         self.left = False
         self.expiry: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self._pending: Delta | None = None
         self._error: PharosError | None = None
         # A bare future: once per token an asyncio.Event would cost twice as much.
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, delta: Delta) -> None:
-        """Called by the pump of the batch."""
+        """Called by the pump of the batch. Ignored once the stream has ended."""
+        if self.ended:
+            return
         self._pending = delta if self._pending is None else self._pending.then(delta)
         if delta.finish_reason is not None:
             self.ended = True
@@ -69,7 +72,7 @@ class TokenStream:
         Raises the error that ended the stream.
         """
         if self._pending is None and self._error is None:
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self._loop.create_future()
             await self._reader
         delta, self._pending = self._pending, None
         if delta is None:

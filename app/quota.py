@@ -6,6 +6,7 @@ The token bucket (RFC 2697's meter is one) lets a caller save up for a burst of 
 from __future__ import annotations
 
 import hmac
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,4 +112,4 @@ class Keyring:
 
 def _refuse_for(seconds: float, why: str) -> None:
     if seconds > 0:
-        raise QuotaExceeded(f"{why} There is room again in {seconds:.0f} s.", retry_after_seconds=seconds)
+        raise QuotaExceeded(f"{why} There is room again in {math.ceil(seconds)} s.", retry_after_seconds=seconds)

@@ -98,8 +98,8 @@ class Health:
     probe_seconds: float
     resolve_seconds: float
     prompts_max: int = 0
-    """Most prompts of this gateway on one replica; 0: what it can run at once and a quarter, so that a slot which
-    becomes free finds the next prompt there."""
+    """Most prompts of this gateway on one replica; 0: what it runs at once. More would wait inside it, and while they
+    wait behind one replica another may have a slot free."""
 
 
 @dataclass
@@ -191,6 +191,8 @@ class Replicas:
     async def _probe(self, replica: Replica) -> None:
         try:
             readiness = await replica.client.readiness()
+        except Overloaded:  # every connection is in use: a busy replica is well
+            return
         except PharosError:
             replica.silences += 1
             if replica.silences >= self.health.failures:
@@ -199,7 +201,7 @@ class Replicas:
         replica.silences = 0
         if readiness.status == "ready":
             at_once = readiness.prompts_at_once
-            replica.prompts_max = self.health.prompts_max or (math.ceil(at_once * 1.25) if at_once else math.inf)
+            replica.prompts_max = self.health.prompts_max or at_once or math.inf
             if replica.state is not State.READY and time.monotonic() >= replica.ejected_until:
                 replica.failures = 0
                 self._enter(replica, State.READY)
@@ -214,8 +216,8 @@ class Replicas:
             # What runs there is finished; the connections close with it.
             gone = self._all.pop(address)
             log.info("model service %s is gone", address.url)
-            gone.state = State.DRAINING
             self._gone.append(gone)
+            self._enter(gone, State.DRAINING)
 
     async def _watch(self) -> None:
         while True:

@@ -6,6 +6,7 @@ first token (docs/decisions/0008-retries.md).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -143,8 +144,13 @@ class ReplicatedGenerator:
             if work is not None:
                 work.aborted.add(request_id)
                 by_replica.setdefault(work.replica, []).append(request_id)
-        for replica, ids in by_replica.items():
-            await replica.client.generator.abort(ids)
+        # All of them, also when one fails.
+        outcomes = await asyncio.gather(
+            *(replica.client.generator.abort(ids) for replica, ids in by_replica.items()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 class _Outstanding:

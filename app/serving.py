@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import socket
 from types import FrameType
@@ -124,6 +125,9 @@ def serve(app: FastAPI, gate: Gate, *, host: str, port: int, log_level: str, gra
     }
     _allow_open_files()
     server = _Server(uvicorn.Config(app, host=host, port=port, http=_Protocol, **options), gate, grace_seconds)
+    # What has been loaded by now stays. A full collection that looks at it again and again is a pause under load.
+    gc.collect()
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

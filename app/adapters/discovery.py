@@ -16,15 +16,22 @@ class Discovery:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = [httpx.URL(url) for url in urls]
+        self._last: dict[httpx.URL, list[Address]] = {}
 
     async def __call__(self) -> set[Address]:
-        """Raises OSError when no name can be resolved."""
+        """A name that cannot be resolved now keeps the addresses it had. Raises OSError when there are none at all."""
         found = await asyncio.gather(*map(_resolve, self._urls), return_exceptions=True)
-        failures = [outcome for outcome in found if isinstance(outcome, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, OSError) or len(failures) == len(found):
-                raise failure
-        return {address for outcome in found if not isinstance(outcome, BaseException) for address in outcome}
+        failure: OSError | None = None
+        for url, outcome in zip(self._urls, found, strict=True):
+            if isinstance(outcome, OSError):
+                failure = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                self._last[url] = outcome
+        if failure is not None and not self._last:
+            raise failure
+        return {address for addresses in self._last.values() for address in addresses}
 
 
 async def _resolve(url: httpx.URL) -> list[Address]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import httpx
 import msgspec
@@ -76,7 +76,7 @@ class _Service:
 
     def __init__(self, address: Address, patience: Patience) -> None:
         self._patience = patience
-        self._sni = {"sni_hostname": address.host.partition(":")[0]}
+        self._sni = {"sni_hostname": httpx.URL(f"//{address.host}").host}
         self._http = httpx.AsyncClient(
             base_url=address.url,
             headers={"host": address.host},
@@ -101,16 +101,15 @@ class _Service:
         """A response whose body is still to be read, with a 2xx status or `good_status`. Raises PharosError.
 
         `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call.
-
-        A kept-alive connection that the other side has closed meanwhile fails on first use, before any answer: that
-        one case is sent again, once.
         """
         headers = {"accept": accept, "content-type": wire.JSON}
         patience = self._patience
         read_seconds = call_seconds or patience.call_seconds
         if timeout_seconds is not None:
-            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0):.3f}"
-            read_seconds = min(read_seconds, max(timeout_seconds, 0.001))
+            if timeout_seconds <= 0:
+                raise DeadlineExceeded("The request's time ran out before the model service was asked.")
+            headers[REQUEST_TIMEOUT_HEADER] = f"{max(timeout_seconds, 0.001):.3f}"
+            read_seconds = min(read_seconds, timeout_seconds)
         request = self._http.build_request(
             method,
             path,
@@ -120,10 +119,7 @@ class _Service:
             extensions={BODY_TIMEOUT: patience.silence_seconds if accept == wire.NDJSON else read_seconds, **self._sni},
         )
         try:
-            try:
-                response = await self._http.send(request, stream=True)
-            except httpx.ReadError:
-                response = await self._http.send(request, stream=True)
+            response = await self._http.send(request, stream=True)
             try:
                 if response.is_error and response.status_code != good_status:
                     await response.aread()
@@ -182,11 +178,12 @@ class HttpGenerator:
         try:
             async with self._service.request("POST", "/generate", body, wire.NDJSON) as response:
                 rest = b""
-                # aiter_raw, not aiter_lines: no decoding to str and no second pass over every token.
-                async for chunk in response.aiter_raw():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield wire.frame_from_json(line)
+                # The bare stream, not aiter_lines: no decoding to str and no second pass over every token.
+                stream = cast(httpx.AsyncByteStream, response.stream)
+                async for chunk in stream:
+                    frames, rest = wire.frames_from_ndjson(rest + chunk)
+                    for frame in frames:
+                        yield frame
         except _UNREADABLE as exc:
             raise ModelServiceFailed("The model service sent a frame that cannot be read.") from exc
         except AllRefused as exc:

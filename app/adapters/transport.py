@@ -35,15 +35,24 @@ class HttptoolsTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeouts = request.extensions.get("timeout", {})
         body = await request.aread()
+        read_seconds = timeouts.get("read")
+        body_seconds = request.extensions.get(BODY_TIMEOUT, read_seconds)
         await self._permit(timeouts.get("pool"))
         connection: _Connection | None = None
         try:
-            connection = self._idle_connection() or await self._connect(request, timeouts.get("connect"))
-            status, headers = await connection.exchange(_head(request) + body, timeouts.get("read"))
+            while True:
+                kept = self._idle_connection()
+                connection = kept or await self._connect(request, timeouts.get("connect"))
+                try:
+                    status, headers = await connection.exchange(_head(request) + body, read_seconds, body_seconds)
+                    break
+                except httpx.ReadError:
+                    if kept is None or kept.heard:
+                        raise
+                    kept.close()  # by the server already, as we wrote: it has not begun to answer, so it is asked again
         except BaseException:
             self._release(connection)
             raise
-        connection.silence_seconds = request.extensions.get(BODY_TIMEOUT, timeouts.get("read"))
         return httpx.Response(status, headers=headers, stream=_Body(connection, self._release))
 
     async def aclose(self) -> None:
@@ -109,8 +118,10 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
+        self._silence_seconds: float | None = None
         self.lost = False
-        self.silence_seconds: float | None = None
+        self.heard = False
+        """Whether anything has come since the request was sent."""
         self._begin()
 
     def _begin(self) -> None:
@@ -119,26 +130,31 @@ class _Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._started = False
         self._complete = False
+        self._keep_alive = False
         self._until_close = False
         self._body = b""
         self._error: httpx.TransportError | None = None
-        self._heard = 0.0
+        self._waiting_since = 0.0
+        self.heard = False
 
     @property
     def reusable(self) -> bool:
         """Whether another request may follow: the answer has been read to its end and the server stays."""
-        return self._complete and not self.lost and not self._body and bool(self._parser.should_keep_alive())
+        return self._complete and self._keep_alive and not self.lost and not self._body
 
-    async def exchange(self, request: bytes, seconds: float | None) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Send, and wait for status and headers. Raises httpx.TransportError."""
+    async def exchange(
+        self, request: bytes, head_seconds: float | None, body_seconds: float | None
+    ) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Send, and wait for status and headers, as long as `head_seconds`; within the body a silence may last
+        `body_seconds`. Raises httpx.TransportError."""
         self._begin()
         if self.lost or self._transport is None:
             raise httpx.ReadError("the server closed the connection")
-        self._stop_timer()
-        self.silence_seconds = seconds
+        self._expect_within(head_seconds)
         self._transport.write(request)
         while not self._started:
             await self._wait()
+        self._expect_within(body_seconds)
         return self._parser.get_status_code(), self._headers
 
     async def read(self) -> bytes:
@@ -157,9 +173,9 @@ class _Connection(asyncio.Protocol):
     async def _wait(self) -> None:
         if self._error is not None:
             raise self._error
-        self._heard = self._loop.time()
-        if self._timer is None and self.silence_seconds is not None:
-            self._timer = self._loop.call_later(self.silence_seconds, self._on_timer)
+        self._waiting_since = self._loop.time()
+        if self._timer is None and self._silence_seconds is not None:
+            self._timer = self._loop.call_later(self._silence_seconds, self._on_timer)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -169,13 +185,17 @@ class _Connection(asyncio.Protocol):
     def _on_timer(self) -> None:
         # One timer for many waits: a timer for each chunk would cost more than the chunk.
         self._timer = None
-        if self._waiter is None or self.silence_seconds is None:
+        if self._waiter is None or self._silence_seconds is None:
             return
-        left = self._heard + self.silence_seconds - self._loop.time()
+        left = self._waiting_since + self._silence_seconds - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._on_timer)
         else:
             self._fail(httpx.ReadTimeout("no answer in time"))
+
+    def _expect_within(self, seconds: float | None) -> None:
+        self._stop_timer()  # it may be set for later
+        self._silence_seconds = seconds
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -203,9 +223,13 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
+        if self._complete:
+            self.close()  # nobody has asked for this: it would be taken for the answer to the next request
+            return
+        self.heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._fail(httpx.RemoteProtocolError(f"not HTTP: {exc}"))
             self.close()
         if len(self._body) > UNREAD_BYTES_MAX and not self._paused and self._transport is not None:
@@ -237,6 +261,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # afterwards the parser no longer knows
         self._wake()
 
 

@@ -17,14 +17,15 @@ PAGE = """<!doctype html>
 <p>Answers questions over your own documents, and shows where every millisecond went.</p>
 <ul>
   <li><a href="docs">API</a>: try <code>POST /ask</code> from the browser</li>
+  <li><a href="v1/models">Models</a>: for OpenAI's clients, with <code>ORIGIN/v1</code> as the base URL</li>
   <li><a href="topics">Topics</a>: what is loaded</li>
   <li><a href="readyz">Readiness</a> and <a href="metrics">metrics</a></li>
 </ul>
 <pre>curl -N ORIGIN/ask -H 'content-type: application/json' \\
   -d '{"question": "When will the comet found by Hendrik Uirab be nearest to us?", "stream": true}'</pre>
 <script>
-  const pre = document.querySelector("pre");
-  pre.textContent = pre.textContent.replace("ORIGIN", location.origin);
+  for (const code of document.querySelectorAll("pre, code"))
+    code.textContent = code.textContent.replace("ORIGIN", location.origin);
 </script>
 </html>
 """

@@ -32,6 +32,7 @@ class RequestIds:
         given = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
         request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        scope["state"]["send_body"] = send  # for streams, see sse.py
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

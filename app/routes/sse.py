@@ -52,14 +52,17 @@ class EventStream(Response, Generic[E]):
         self.body = b""
         self.raw_headers = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # What middleware does happens at the start of a response. The tokens take the short way to the server, past the
+        # wrappers around `send` that would only hand them on, at some microseconds a token.
+        send_body = scope["state"].get("send_body", send)
         async with aclosing(self._events):
             with suppress(ClientGone):
-                await unless_disconnected(receive, self._send_all(send))
+                await unless_disconnected(receive, self._send_all(send, send_body))
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, send_body: Send) -> None:
         async def write(chunk: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            await send_body({"type": "http.response.body", "body": chunk, "more_body": more})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         pinging = asyncio.ensure_future(self._ping(write))
@@ -67,12 +70,12 @@ class EventStream(Response, Generic[E]):
             await write(self._head)
             encode = self._encode
             async for event in self._events:  # once per token
-                await send({"type": "http.response.body", "body": encode(event), "more_body": True})
+                await send_body({"type": "http.response.body", "body": encode(event), "more_body": True})
         except Exception as error:  # the boundary to the client: the status is sent already, so it goes in the stream
             await write(self._encode_error(error))
         finally:
             pinging.cancel()
-        await write(b"", more=False)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _ping(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         # The server writes each message whole, so a ping never splits an event.

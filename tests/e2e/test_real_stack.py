@@ -6,13 +6,16 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
+import openai
 import pytest
 
 from app.settings import Settings
 from benchmarks.retrieval import evaluate, sample_questions
-from tests.support import asking, processes
+from tests.support import asking, openai_clients, processes
 from tests.support.processes import Service
 
 SAMPLE = "setup_milvus/sample/articles.csv"
@@ -150,3 +153,57 @@ def test_a_model_that_is_not_there_is_said_in_one_line(logs: Path) -> None:
     service = processes.model_service(logs / "missing.log", engine="simulated", encoder_model="no/such-model")
     assert service.run(120) != 0
     assert "the models cannot be loaded" in service.tail()
+
+
+async def test_langchain_gets_real_answers(gateway: Service) -> None:
+    async with openai_clients.frameworks(gateway) as frameworks:
+        grounded = frameworks.langchain_chat("topic:science", max_tokens=48)
+        whole = await grounded.ainvoke(QUESTION)
+        assert "19 January" in str(whole.content)
+        chunks = [chunk async for chunk in grounded.astream(QUESTION)]
+        assert len(chunks) > 3
+        assert "".join(str(chunk.content) for chunk in chunks) == whole.content
+        alone = frameworks.langchain_chat("SmolLM2-135M-Instruct", max_tokens=16)
+        assert "Paris" in str((await alone.ainvoke("Name the capital of France.")).content)
+
+
+def test_openais_client_gets_sources_stops_and_usage(gateway: Service) -> None:
+    with openai_clients.client(gateway) as client:
+        create = client.chat.completions.create
+        question: list[Any] = [{"role": "user", "content": QUESTION}]
+        answer = create(model="topic:science", messages=question, max_tokens=48).model_dump()
+        assert "comet" in answer["sources"][0]["title"]
+        assert "19 January" in answer["choices"][0]["message"]["content"]
+
+        capital: list[Any] = [{"role": "user", "content": "Name the capital of France."}]
+        alone: dict[str, Any] = {"model": "SmolLM2-135M-Instruct", "messages": capital}
+        stopped = create(**alone, max_tokens=32, stop=["Paris"])
+        assert stopped.choices[0].finish_reason == "stop"
+        assert "Paris" not in (stopped.choices[0].message.content or "")
+        assert stopped.usage is not None
+        assert stopped.usage.prompt_tokens > 5
+        assert create(**alone, max_tokens=2).choices[0].finish_reason == "length"
+
+        def sampled(seed: int) -> str | None:
+            return create(**alone, max_tokens=16, temperature=1.5, seed=seed).choices[0].message.content
+
+        assert sampled(1) == sampled(1) != sampled(2)
+        with pytest.raises(openai.BadRequestError) as long:
+            create(model="SmolLM2-135M-Instruct", messages=[{"role": "user", "content": "word " * 6000}])
+        assert long.value.code == "context_length_exceeded"
+
+
+async def test_embeddings_are_the_encoders_own(gateway: Service, models: Service) -> None:
+    texts = ["Oil fell to 41 dollars.", "When will the comet be nearest to us?", "word " * 400]
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as direct:
+        own = (await direct.post(models.url + "/encode", json={"texts": texts})).json()
+    async with openai_clients.async_client(gateway) as client:
+        answer = await client.embeddings.create(model="all-MiniLM-L6-v2", input=texts)
+    async with openai_clients.frameworks(gateway) as frameworks:
+        langchain = await frameworks.langchain_embeddings("all-MiniLM-L6-v2").aembed_documents(texts)
+        llama_index = await frameworks.llama_index_embeddings("all-MiniLM-L6-v2").aget_text_embedding_batch(texts)
+    for vectors in ([item.embedding for item in answer.data], langchain, llama_index):
+        # Not to the last bit: another batch is another order of additions.
+        np.testing.assert_allclose(vectors, own["vectors"], atol=1e-6)
+    assert answer.usage.prompt_tokens == sum(own["tokens"])
+    assert answer.model_dump()["truncated"] == own["truncated"] == [2]

@@ -47,7 +47,7 @@ def job(tmp_path: Path, models: Service, milvus: Service, collection: str, *argu
 
 def rows(milvus: Service, collection: str) -> dict[str, str]:
     """Topic by id of every stored passage."""
-    client = MilvusClient(milvus.url)
+    client = MilvusClient(milvus.url, grpc_options=schema.GRPC_OPTIONS)
     try:
         found = client.query(
             collection, filter="chunk >= 0", output_fields=["id", "topic"], limit=10_000, consistency_level="Strong"
@@ -61,7 +61,7 @@ def rows(milvus: Service, collection: str) -> dict[str, str]:
 
 
 def wait_for_rows(milvus: Service, collection: str, at_least: int) -> None:
-    client = MilvusClient(milvus.url)
+    client = MilvusClient(milvus.url, grpc_options=schema.GRPC_OPTIONS)
     deadline = time.monotonic() + 120
     try:
         while time.monotonic() < deadline:
@@ -161,7 +161,7 @@ def test_a_dry_run_stores_nothing(
     dry = job(tmp_path, simulated, milvus_lite, collection, "--dataset", str(dataset), "--dry-run")
     assert dry.run() == 0, dry.tail()
     assert "dry run: nothing was stored" in dry.tail()
-    client = MilvusClient(milvus_lite.url)
+    client = MilvusClient(milvus_lite.url, grpc_options=schema.GRPC_OPTIONS)
     assert not client.has_collection(collection)
     assert not client.has_collection(schema.catalog_of(collection))
     client.close()

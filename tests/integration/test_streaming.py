@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 
 from tests.integration.conftest import MIN_SCORE
 from tests.support import asking, processes
+from tests.support.asking import eventually, held
 from tests.support.processes import Service
 
 QUESTION = "How much did Norvane Foods agree to pay for Bellmarsh Dairy?"
@@ -45,19 +47,6 @@ def slow_gateway(loaded: str, slow_models: Service, milvus_lite: Service, logs: 
     service.stop()
 
 
-def held(models: Service) -> int:
-    return int(httpx.get(models.url + "/readyz", trust_env=False).json()["prompts_held"])
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def test_the_first_token_arrives_before_the_last_is_made(slow_gateway: Service, slow_models: Service) -> None:
     body = {"question": QUESTION, "max_tokens": 20, "stream": True}
     with (
@@ -67,38 +56,67 @@ def test_the_first_token_arrives_before_the_last_is_made(slow_gateway: Service, 
         held_at: list[tuple[str, int]] = []
         for name, _ in asking.events(response):
             if name != "token" or not any(seen == "token" for seen, _ in held_at):
-                held_at.append((name, held(slow_models)))
+                held_at.append((name, held(slow_models.url)))
     assert held_at == [("meta", 1), ("sources", 1), ("token", 1), ("done", 0)]
 
 
-def test_pings_keep_a_silent_stream_open(slow_gateway: Service) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked", "token"),
+    [
+        ("/ask", {"question": QUESTION}, "event: token"),
+        (
+            "/v1/chat/completions",
+            {"model": "simulated", "messages": [{"role": "user", "content": "Hi"}]},
+            '"delta":{"c',
+        ),
+    ],
+)
+def test_pings_keep_a_silent_stream_open(
+    slow_gateway: Service, path: str, asked: dict[str, object], token: str
+) -> None:
     with (
         asking.client(slow_gateway.url) as http,
-        http.stream("POST", "/ask", json={"question": QUESTION, "max_tokens": 3, "stream": True}) as response,
+        http.stream("POST", path, json={**asked, "max_tokens": 3, "stream": True}) as response,
     ):
         text = response.read().decode()
     assert ": ping\n\n" in text
-    assert text.index(": ping") < text.index("event: token")
+    assert text.index(": ping") < text.index(token)
+
+
+MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("leave_after_seconds", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/ask", {"question": QUESTION}),
+        ("/v1/chat/completions", {"model": "documents", "messages": MESSAGES}),
+        ("/v1/chat/completions", {"model": "simulated", "messages": MESSAGES}),
+    ],
+)
 def test_closing_the_socket_frees_the_slot(
-    slow_gateway: Service, slow_models: Service, stream: bool, leave_after_seconds: float
+    slow_gateway: Service,
+    slow_models: Service,
+    path: str,
+    asked: dict[str, object],
+    stream: bool,
+    leave_after_seconds: float,
 ) -> None:
     """Left before the first token and after it, streamed or not."""
-    assert eventually(lambda: held(slow_models) == 0)
+    assert eventually(lambda: held(slow_models.url) == 0)
     host, _, port = slow_gateway.url.removeprefix("http://").partition(":")
-    body = f'{{"question": "{QUESTION}", "stream": {str(stream).lower()}}}'.encode()
+    body = json.dumps({**asked, "stream": stream}).encode()
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            b"POST /ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n".encode()
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        assert eventually(lambda: held(slow_models) == 1)
+        assert eventually(lambda: held(slow_models.url) == 1)
         time.sleep(leave_after_seconds)
-    assert eventually(lambda: held(slow_models) == 0)
+    assert eventually(lambda: held(slow_models.url) == 0)
 
 
 def test_one_of_two_in_a_batch_leaves_and_the_other_goes_on(slow_models: Service) -> None:
@@ -110,7 +128,7 @@ def test_one_of_two_in_a_batch_leaves_and_the_other_goes_on(slow_models: Service
         rest = "\n".join(lines)
     assert '"request_id":"goes","finish_reason":"abort"' in rest
     assert rest.count('"finish_reason":"length"') == 1
-    assert eventually(lambda: held(slow_models) == 0)
+    assert eventually(lambda: held(slow_models.url) == 0)
 
 
 def test_the_model_service_sees_a_closed_connection_while_no_token_comes(slow_models: Service) -> None:
@@ -118,5 +136,5 @@ def test_the_model_service_sees_a_closed_connection_while_no_token_comes(slow_mo
     with httpx.stream("POST", slow_models.url + "/generate", json={"prompts": prompts}, trust_env=False) as response:
         lines = response.iter_lines()
         next(lines)
-        assert held(slow_models) == 1
-    assert eventually(lambda: held(slow_models) == 0)
+        assert held(slow_models.url) == 1
+    assert eventually(lambda: held(slow_models.url) == 0)

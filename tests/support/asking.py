@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -42,3 +43,18 @@ def metric(http: httpx.Client, name: str, **labels: str) -> float:
         if line.startswith((name + "{", name + " ")) and all(f'{k}="{v}"' in line for k, v in labels.items()):
             total += float(line.rsplit(" ", 1)[1])
     return total
+
+
+def held(models: str) -> int:
+    """How many prompts the model service at this URL works on."""
+    return int(httpx.get(models + "/readyz", trust_env=False).json()["prompts_held"])
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
+    """Whether it becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False

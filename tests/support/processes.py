@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import httpx
 from app.adapters.discovery import Discovery
 from app.adapters.model_client import HttpModelClient, Patience
 from app.replicas import Health, Replicas
+from launch.nginx import MISSING, find
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,3 +176,33 @@ def serves_milvus(service: Service) -> bool:
     except MilvusException:
         return False
     return True
+
+
+def nginx(folder: Path, *gateways: str) -> Service:
+    """nginx in front of `gateways` (URLs), with the files of deploy/nginx: all that differs is the port, where it
+    writes, and that the gateways have addresses, since Debian's nginx does not know `resolve`."""
+    program = find(ROOT / ".venv")
+    assert program is not None, MISSING
+    port = free_port()
+    folder.mkdir(parents=True)
+    for file in (ROOT / "deploy" / "nginx").glob("*.conf"):
+        (folder / file.name).write_text(file.read_text())
+
+    def replace(file: str, old: str, new: Callable[[re.Match[str]], str]) -> None:
+        text, count = re.subn(old, new, (folder / file).read_text(), flags=re.MULTILINE)
+        assert count, f"{file} has no {old}"
+        (folder / file).write_text(text)
+
+    replace("nginx.conf", r"/tmp/", lambda _: f"{folder}/")
+    replace("gateway.conf", r"listen 8000;", lambda _: f"listen 127.0.0.1:{port};")
+    replace("upstream.conf", r"^resolver .*", lambda _: "")
+    addresses = [url.removeprefix("http://") for url in gateways]
+    replace(
+        "upstream.conf",
+        r"server app:8000 resolve(.*;)",
+        lambda found: "\n".join(f"server {address}{found[1]}" for address in addresses),
+    )
+    # Started by root it would give up its rights, and with them the way to its files in the test's folder.
+    user = ["-g", "user root;"] if os.geteuid() == 0 else []
+    command = [str(program), "-e", "stderr", "-c", str(folder / "nginx.conf"), *user]
+    return Service("nginx", command, f"http://127.0.0.1:{port}", folder / "nginx.log", {})

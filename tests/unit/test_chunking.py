@@ -41,13 +41,19 @@ def numbered_texts(draw: st.DrawFn) -> Text:
 
 
 def token_ranges(source: Text, slices: list[str]) -> list[tuple[int, int]]:
-    """For each slice, its first token and the one after its last, found by its place in the text."""
-    ranges = []
+    """For each slice, its first token and the one after its last, found by its place in the text. One of punctuation
+    alone occurs often: it is the last such place that leaves no gap after the slice before."""
+    ranges: list[tuple[int, int]] = []
     search_from = 0
     starts = {start: i for i, (start, _) in enumerate(source.offsets)}
     stops = {stop: i + 1 for i, (_, stop) in enumerate(source.offsets)}
     for piece in slices:
-        at = next(start for start in starts if start >= search_from and source.text.startswith(piece, start) and piece)
+        begun = ranges[-1][1] if ranges else 0
+        at = max(
+            start
+            for start, i in starts.items()
+            if start >= search_from and i <= begun and source.text.startswith(piece, start) and piece
+        )
         ranges.append((starts[at], stops[at + len(piece)]))
         search_from = at + 1
     return ranges

@@ -1,8 +1,9 @@
-"""docker-compose.yml and the Dockerfiles, as far as they can be checked without Docker."""
+"""docker-compose.yml, the Dockerfiles and nginx' configuration, as far as they can be checked without Docker."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -13,11 +14,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 import yaml
+
+from app.main import BODY_BYTES_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 PACKAGES = ("app", "app_llm", "setup_milvus")
+NGINX = ROOT / "deploy" / "nginx"
 
 
 def compose(**variables: str) -> dict[str, Any]:
@@ -90,6 +95,18 @@ def imported_files(package: str) -> set[Path]:
                     module = ROOT.joinpath(*parts[:length])
                     pending += [path for path in (module / "__init__.py", module.with_suffix(".py")) if path.is_file()]
     return seen
+
+
+def directive(file: str, name: str) -> str:
+    """The value of a directive that one of nginx' files has exactly once."""
+    (value,) = re.findall(rf"^\s*{name}\s+([^;]+);", (NGINX / file).read_text(), re.MULTILINE)
+    return str(value)
+
+
+def seconds(value: str) -> int:
+    """nginx' or compose's `30s`."""
+    assert re.fullmatch(r"\d+s", value)
+    return int(value[:-1])
 
 
 def settings(package: str) -> dict[str, Any]:
@@ -179,12 +196,10 @@ def test_the_gateway_waits_for_the_store_and_either_model_service() -> None:
     assert SERVICES["app"]["depends_on"].keys() == {"milvus", "app_llm", "app_llm-gpu"}
 
 
-@pytest.mark.parametrize(("variables", "open_to_the_network"), [({}, set()), ({"PHAROS_BIND": "0.0.0.0"}, {"app"})])
-def test_ports_are_on_loopback_unless_the_gateway_is_opened(
-    variables: dict[str, str], open_to_the_network: set[str]
-) -> None:
+@pytest.mark.parametrize(("variables", "open_to_the_network"), [({}, set()), ({"PHAROS_BIND": "0.0.0.0"}, {"nginx"})])
+def test_ports_are_on_loopback_unless_nginx_is_opened(variables: dict[str, str], open_to_the_network: set[str]) -> None:
     ports = {name: service.get("ports", []) for name, service in compose(**variables)["services"].items()}
-    assert ports["app"]
+    assert ports["nginx"]
     assert {name for name in ports if not all(p.startswith("127.0.0.1:") for p in ports[name])} == open_to_the_network
 
 
@@ -192,7 +207,7 @@ def test_data_is_kept_under_volumes() -> None:
     assert "volumes" not in compose()
     mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert mounts
-    assert [mount for mount in mounts if not mount.startswith("./volumes/")] == []
+    assert [mount for mount in mounts if not mount.startswith("./volumes/") and not mount.endswith(":ro")] == []
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -225,6 +240,73 @@ def test_settings_given_to_containers_exist(name: str) -> None:
 def test_running_answers_may_finish_before_the_container_is_killed(name: str) -> None:
     (grace,) = [value for key, value in settings(BUILT[name]).items() if key.endswith("_SHUTDOWN_GRACE_SECONDS")]
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > grace
+
+
+def test_there_may_be_many_gateways() -> None:
+    # What has a published port or a name of its own there can be only one of.
+    assert not {"ports", "container_name"} & SERVICES["app"].keys()
+    assert SERVICES["app"]["deploy"]["replicas"] == "1"
+    assert compose(PHAROS_APP_REPLICAS="4")["services"]["app"]["deploy"]["replicas"] == "4"
+
+
+def test_nginx_has_no_more_rights_than_the_gateway() -> None:
+    for right in ("read_only", "cap_drop", "security_opt", "tmpfs"):
+        assert SERVICES["nginx"][right] == SERVICES["app"][right]
+    assert SERVICES["nginx"]["env_file"] == []
+    assert "unprivileged" in SERVICES["nginx"]["image"]
+    written = re.findall(r"^\s*(?:pid|\w+_temp_path)\s+(\S+);", (NGINX / "nginx.conf").read_text(), re.MULTILINE)
+    assert len(written) == 6
+    assert all(path.startswith(f"{SERVICES['nginx']['tmpfs'][0]}/") for path in written)
+
+
+def test_nginx_runs_our_files() -> None:
+    (mount,) = SERVICES["nginx"]["volumes"]
+    source, target, mode = mount.split(":")
+    assert ((ROOT / source).resolve(), mode) == (NGINX, "ro")
+    assert SERVICES["nginx"]["command"] == ["nginx", "-c", f"{target}/nginx.conf"]
+    included = re.findall(r"^\s*include\s+(\S+);", (NGINX / "nginx.conf").read_text(), re.MULTILINE)
+    assert {"nginx.conf", *included} == {file.name for file in NGINX.iterdir()}
+
+
+def test_nginx_is_where_it_is_looked_for_and_finds_the_gateways() -> None:
+    listens = directive("gateway.conf", "listen")
+    assert SERVICES["nginx"]["ports"] == [f"127.0.0.1:8000:{listens}"]
+    path = re.findall(r"location = (\S+)", (NGINX / "gateway.conf").read_text())
+    assert SERVICES["nginx"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:{listens}{path[0]}"
+    name, port = directive("upstream.conf", "server").split()[0].split(":")
+    assert SERVICES[name]["environment"]["PHAROS_PORT"] == port
+    # Containers come and go, so their name is looked up again and again, at Docker's own server.
+    assert "resolve" in directive("upstream.conf", "server").split()
+    assert directive("upstream.conf", "resolver").startswith("127.0.0.11 valid=")
+
+
+def test_nginx_and_the_gateway_agree() -> None:
+    defaults = settings("app")
+    assert int(directive("gateway.conf", "client_max_body_size")) == BODY_BYTES_MAX
+    assert f"{BODY_BYTES_MAX:,} bytes" in (NGINX / "gateway.conf").read_text()
+    silence = seconds(directive("gateway.conf", "proxy_read_timeout"))
+    assert silence > 2 * defaults["PHAROS_PING_SECONDS"]
+    assert silence > defaults["PHAROS_MODEL_READ_TIMEOUT_SECONDS"]
+    retry_after = re.search(r"\$pharos_retry_after \{[^}]*default (\d+);", (NGINX / "gateway.conf").read_text())
+    assert retry_after is not None
+    assert int(retry_after[1]) == defaults["PHAROS_RETRY_AFTER_SECONDS"]
+    # nginx closes idle connections before uvicorn does.
+    uvicorns = inspect.signature(uvicorn.run).parameters["timeout_keep_alive"].default
+    assert seconds(directive("upstream.conf", "keepalive_timeout")) < uvicorns
+    assert "timeout_keep_alive" not in (ROOT / "app" / "__main__.py").read_text()
+
+
+def test_nginx_lets_running_answers_finish() -> None:
+    patience = seconds(directive("nginx.conf", "worker_shutdown_timeout"))
+    assert (
+        settings("app")["PHAROS_SHUTDOWN_GRACE_SECONDS"] <= patience < seconds(SERVICES["nginx"]["stop_grace_period"])
+    )
+
+
+def test_every_variable_is_in_the_example() -> None:
+    read = set(re.findall(r"\$\{(\w+):-", re.sub("#.*", "", COMPOSE.read_text())))
+    documented = set(re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert read <= documented
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -125,6 +125,45 @@ def test_values_out_of_range_are_refused(
     assert [error["loc"] for error in refusal.value.errors()] == [(field,)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (
+            {"requests_max": 63},
+            "PHAROS_REQUESTS_MAX=63 can never fill a batch of 64 .PHAROS_[A-Z]+_BATCH_ITEMS.: raise",
+        ),
+        ({"queue_items": 63}, "PHAROS_QUEUE_ITEMS=63 can never fill a batch of 64 .PHAROS_[A-Z]+_BATCH_ITEMS.: raise"),
+        ({"search_batch_items": 3000}, "PHAROS_REQUESTS_MAX=2048 .* batch of 3000 .PHAROS_SEARCH_BATCH_ITEMS."),
+        (
+            {"request_timeout_seconds": 10, "request_timeout_max_seconds": 5},
+            "PHAROS_REQUEST_TIMEOUT_SECONDS=10 is longer than PHAROS_REQUEST_TIMEOUT_MAX_SECONDS=5",
+        ),
+        ({"max_tokens": 10, "max_tokens_max": 5}, "PHAROS_MAX_TOKENS=10 is more than PHAROS_MAX_TOKENS_MAX=5"),
+    ],
+)
+def test_limits_that_exclude_each_other_are_refused_with_the_reason(settings: dict[str, int], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        GatewaySettings(**settings)  # type: ignore[arg-type]
+
+
+def test_limits_that_just_go_together_are_taken() -> None:
+    settings = GatewaySettings(
+        requests_max=64, queue_items=64, request_timeout_seconds=5, request_timeout_max_seconds=5
+    )
+    assert (settings.requests_max, settings.queue_items) == (64, 64)
+
+
+def test_several_model_services_are_separated_by_commas() -> None:
+    settings = GatewaySettings(model_url="http://one:1, http://two:2 ,")
+    assert settings.model_urls == ["http://one:1", "http://two:2"]
+
+
+def test_api_keys_are_read_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHAROS_API_KEYS", '{"team": {"key": "a-secret-key", "requests_per_minute": 60}}')
+    key = GatewaySettings().api_keys["team"]
+    assert (key.key.get_secret_value(), key.requests_per_minute, key.tokens_per_minute) == ("a-secret-key", 60, None)
+
+
 def test_passages_may_overlap_by_half_at_most() -> None:
     assert IngestionSettings(chunk_tokens=100, chunk_overlap_tokens=50).chunk_overlap_tokens == 50
     with pytest.raises(ValidationError, match="at most half"):

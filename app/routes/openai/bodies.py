@@ -178,8 +178,8 @@ def refuse_unsupported(body: ChatBody) -> None:
 
 
 class PlainRoute(APIRoute):
-    """A route whose handler takes the request and nothing else, so that FastAPI need not work out what to pass: half
-    of what a small request costs. The client's leaving ends it."""
+    """A route whose handler takes the request and nothing else, so that FastAPI need not work out what to pass (19 of
+    81 microseconds for one embedding). The client's leaving ends it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Awaitable[Response]] = self.endpoint

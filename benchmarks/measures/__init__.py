@@ -1,0 +1,43 @@
+"""What is measured, one file each. A measure starts what it needs, alternates between ours and the others, and stops
+everything again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.measures import (
+    added_latency,
+    answers,
+    encode_latency,
+    encode_throughput,
+    gpu,
+    overload,
+    relay,
+    replicas,
+    searches,
+)
+from benchmarks.options import Options
+from benchmarks.results import Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A title for the page and what to run."""
+
+    title: str
+    run: Callable[[Options], Measured]
+
+
+MEASURES = {
+    "encode": Measure("Encoding, 64 at once", encode_throughput.run),
+    "encode-one": Measure("Encoding, one at a time", encode_latency.run),
+    "relay": Measure("Relaying streamed tokens", relay.run),
+    "latency": Measure("Latency that the gateway adds", added_latency.run),
+    "answers": Measure("Answers by vLLM", answers.run),
+    "searches": Measure("Searches, 64 at once", searches.run),
+    "overload": Measure("Overload at three times the capacity", overload.run),
+    "replicas": Measure("Four replicas", replicas.run),
+    "gpu": Measure("On a GPU", gpu.run),
+}
+"""By the names that `python -m benchmarks` takes, in the order they run and are shown."""
