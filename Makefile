@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test check bench format lock
+.PHONY: help install run ingest test soak check bench format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ test: ## set up and run every test
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev
 	$(PY) -m pytest $(TESTS)
+
+MINUTES ?= 10
+soak: ## a mix of all behaviours for MINUTES=10 against a simulated stack of its own; fails when anything grows
+	$(PY) -m benchmarks.soak --minutes $(MINUTES)
 
 check: ## ruff and mypy --strict
 	@$(MAKE) --no-print-directory install

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,15 +64,14 @@ def ask(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: 
 
 
 def chat(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: object) -> Asking:
-    """POST /v1/chat/completions, to the LLM alone."""
-    messages = [{"role": "user", "content": "Say something."}]
+    """POST /v1/chat/completions, to the LLM alone unless `body` names another model."""
+    messages = [{"role": "user", "content": QUESTION}]
     return post(http, "/v1/chat/completions", {"model": "simulated", "messages": messages, **body}, headers)
 
 
 def ask_documents(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: object) -> Asking:
     """POST /v1/chat/completions, to be answered from the documents."""
-    messages = [{"role": "user", "content": QUESTION}]
-    return post(http, "/v1/chat/completions", {"model": "documents", "messages": messages, **body}, headers)
+    return chat(http, headers, model="documents", **body)
 
 
 def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, texts: Sequence[str] = ("oil",)) -> Asking:
@@ -81,14 +81,22 @@ def embed(http: httpx.AsyncClient, headers: dict[str, str] | None = None, texts:
 
 def post(http: httpx.AsyncClient, path: str, body: dict[str, object], headers: dict[str, str] | None = None) -> Asking:
     """Send it now; its answer fills as it comes."""
+    return _sent(http, http.build_request("POST", path, json=body, headers=headers))
+
+
+def get(http: httpx.AsyncClient, path: str) -> Asking:
+    """Likewise."""
+    return _sent(http, http.build_request("GET", path))
+
+
+def _sent(http: httpx.AsyncClient, request: httpx.Request) -> Asking:
     answer = Answer()
-    return Asking(answer, asyncio.create_task(_send(http, path, body, headers or {}, answer)))
+    return Asking(answer, asyncio.create_task(_send(http, request, answer)))
 
 
-async def _send(
-    http: httpx.AsyncClient, path: str, body: dict[str, object], headers: dict[str, str], answer: Answer
-) -> Answer:
-    async with http.stream("POST", path, json=body, headers=headers) as response:
+async def _send(http: httpx.AsyncClient, request: httpx.Request, answer: Answer) -> Answer:
+    response = await http.send(request, stream=True)
+    async with aclosing(response):
         answer.status, answer.headers = response.status_code, response.headers
         if "event-stream" in response.headers.get("content-type", ""):
             await _events(response, answer)

@@ -33,12 +33,15 @@ class Stack:
         self.milvus = processes.milvus_lite(folder / "milvus", folder / "milvus.log")
         self.faulty_port = processes.free_port()
         self.urls = [*(service.url for service in self.replicas), f"http://127.0.0.1:{self.faulty_port}"]
-        self.gateway = self.another_gateway("gateway", **gateway)
+        self.gateway = self._gateway("gateway", self.urls, gateway)
 
     def another_gateway(self, name: str, *, urls: list[str] | None = None, **settings: object) -> Service:
         """A gateway of other settings over the same services, to be started."""
+        return self._gateway(name, urls or self.urls, settings)
+
+    def _gateway(self, name: str, urls: list[str], settings: dict[str, object]) -> Service:
         given = {"min_score": MIN_SCORE, **settings}
-        return processes.gateway(self._folder / f"{name}.log", ",".join(urls or self.urls), self.milvus.url, **given)
+        return processes.gateway(self._folder / f"{name}.log", ",".join(urls), self.milvus.url, **given)
 
     def start(self) -> Stack:
         """Start everything, load the sample, and warm the gateway up."""
