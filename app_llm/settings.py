@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         "volumes/models/all-MiniLM-L6-v2", description="Encoder: a local folder or a Hugging Face id."
     )
     encoder_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    encoder_batch_texts: int = Field(32, ge=1, description="Texts per forward pass; 256 suits a GPU.")
+    encoder_batch_texts: int = Field(16, ge=1, description="Texts per forward pass; 256 suits a GPU.")
     encoder_merge_texts: int = Field(64, ge=1, description="Most texts of waiting calls merged; 512 suits a GPU.")
     encoder_queue_calls: int = Field(1024, ge=1, description="Calls that may wait for the encoder; beyond it 503.")
 
