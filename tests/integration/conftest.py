@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import asking, processes
 from tests.support.processes import Service
-from tests.support.stack import MIN_SCORE, SAMPLE, Stack
+from tests.support.stack import MIN_SCORE, SAMPLE, SLOTS, Stack
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "simulated_first_token_seconds": 0.2,
             "simulated_token_seconds": 0.05,
             "simulated_answer_tokens": 100,
-            "simulated_sequences": 4,
+            "simulated_sequences": SLOTS,
         },
         gateway={
             "replica_probe_seconds": 0.2,
