@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support import asking, processes
 from tests.support.processes import Service
 from tests.support.stack import MIN_SCORE, SAMPLE, SLOTS, Stack
+from tests.support.vitals import settled, vitals
 
 
 @pytest.fixture(scope="session")
@@ -58,5 +60,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "body_timeout_seconds": 1,
         },
     )
-    yield stack.start()
+    stack.start()
+    before = vitals(stack.gateway)
+    yield stack
+    after = asyncio.run(settled(stack.gateway, before))
     stack.stop()
+    assert after.fds <= before.fds, f"{before} -> {after}"
+    assert after.tasks <= before.tasks, f"{before} -> {after}"
