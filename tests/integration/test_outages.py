@@ -65,6 +65,14 @@ def answered(http: httpx.Client, within_seconds: float = 10) -> None:
     assert response.json()["sources"]
 
 
+def noticed(http: httpx.Client, check: str, within_seconds: float = 10) -> None:
+    """The gateway has asked again, which it does every second, and knows that this one is back."""
+    deadline = time.monotonic() + within_seconds
+    while not http.get("/readyz").json()["checks"][check]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_the_gateway_starts_alone_and_recovers_from_every_outage(stack: Stack) -> None:
     stack.gateway.start(processes.answers_healthy)
     with asking.client(stack.gateway.url) as http:
@@ -73,6 +81,7 @@ def test_the_gateway_starts_alone_and_recovers_from_every_outage(stack: Stack) -
         assert http.get("/topics").status_code == 503
 
         stack.models.start()
+        noticed(http, "model_service")
         refused(http, "store_down")
 
         stack.milvus.start(processes.listens)
