@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from tests.support import asking, processes
 from tests.support.processes import Service
-from tests.support.stack import MIN_SCORE, SAMPLE, Stack
+from tests.support.stack import MIN_SCORE, SAMPLE, SLOTS, Stack
+from tests.support.vitals import settled, vitals
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +50,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "simulated_first_token_seconds": 0.2,
             "simulated_token_seconds": 0.05,
             "simulated_answer_tokens": 100,
-            "simulated_sequences": 4,
+            "simulated_sequences": SLOTS,
         },
         gateway={
             "replica_probe_seconds": 0.2,
@@ -58,5 +60,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "body_timeout_seconds": 1,
         },
     )
-    yield stack.start()
+    stack.start()
+    before = vitals(stack.gateway)
+    yield stack
+    after = asyncio.run(settled(stack.gateway, before))
     stack.stop()
+    assert after.fds <= before.fds, f"{before} -> {after}"
+    assert after.tasks <= before.tasks, f"{before} -> {after}"

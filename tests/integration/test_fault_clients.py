@@ -21,7 +21,7 @@ from benchmarks import cancellation
 from tests.support import load
 from tests.support.interposer import Interposer, silence
 from tests.support.processes import Service
-from tests.support.stack import Stack, held, warm
+from tests.support.stack import SLOTS, Stack, held, warm
 from tests.support.vitals import eventually, no_leak, nothing_held
 
 HEAD = b"POST %b HTTP/1.1\r\nHost: pharos\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
@@ -134,8 +134,9 @@ async def test_slow_and_silent_clients_are_cut_off_and_hold_nobody_up(stack: Sta
 
 @pytest.fixture
 def alone(stack: Stack) -> Iterator[Service]:
-    """A gateway that knows nothing but the address of the interposer, and has patience."""
-    service = stack.another_gateway("alone", urls=[stack.urls[-1]], replica_probe_seconds=0.2, milvus_timeout_seconds=5)
+    """A gateway that knows nothing but the address of the interposer, has patience, and lets one prompt more onto a
+    replica than that has slots."""
+    service = stack.another_gateway("alone", urls=[stack.urls[-1]], replica_prompts=SLOTS + 1, milvus_timeout_seconds=5)
     yield service
     service.stop()
 
@@ -175,18 +176,18 @@ async def test_who_leaves_frees_what_was_done_for_them_in_every_phase(stack: Sta
             os.kill(stack.milvus.process.pid, signal.SIGCONT)
             assert interposer.count("/generate") == generated
 
-            running = [load.chat(http, stream=True, max_tokens=100) for _ in range(5)]
-            await eventually(lambda: held(replica) == 5)
+            running = [load.chat(http, stream=True, max_tokens=100) for _ in range(SLOTS + 1)]
+            await eventually(lambda: held(replica) == SLOTS + 1)
             generated = interposer.count("/generate")
             queued = every_kind(http)
             await asyncio.sleep(0.5)
             await load.leave(queued)
             assert interposer.count("/generate") == generated
-            assert held(replica) == 5
-            await left(running, "one of five waits inside the replica", lambda: running[0].answer.tokens > 0)
+            assert held(replica) == SLOTS + 1
+            await left(running, "one more than there are slots", lambda: running[0].answer.tokens > 0)
 
             asked = [*every_kind(http)]
-            await left(asked, "before the first token", lambda: held(replica) == 4)
+            await left(asked, "before the first token", lambda: held(replica) == SLOTS)
             asked = [*every_kind(http)]
             await left(asked, "in the middle", lambda: all(a.answer.tokens > 2 for a in asked[1::2]))
 

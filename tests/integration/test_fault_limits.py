@@ -14,7 +14,7 @@ import pytest
 from tests.support import asking, load
 from tests.support.interposer import Interposer
 from tests.support.processes import Service
-from tests.support.stack import Stack, held
+from tests.support.stack import SLOTS, Stack, held
 from tests.support.vitals import eventually, no_leak, nothing_held
 
 KEYS = {
@@ -151,13 +151,13 @@ async def test_a_deadline_ends_what_it_finds(stack: Stack) -> None:
         await nothing_held(*stack.replicas)
 
         # Behind full slots: what has no time to wait never gets to a replica.
-        running = [load.chat(http, stream=True, max_tokens=60) for _ in range(10)]
-        await eventually(lambda: sum(map(held, stack.replicas)) == 10)
+        running = [load.chat(http, stream=True, max_tokens=60) for _ in range(2 * SLOTS)]
+        await eventually(lambda: sum(map(held, stack.replicas)) == 2 * SLOTS)
         sent = submitted(stack.gateway)
         late = await load.answers([load.chat(http, within(0.3), stream=stream) for stream in (True, False) * 4])
         assert {(answer.status, code(answer)) for answer in late} == {(504, "deadline_exceeded")}
         assert max(answer.seconds for answer in late) < 1
-        assert sum(map(held, stack.replicas)) == 10
+        assert sum(map(held, stack.replicas)) == 2 * SLOTS
         assert submitted(stack.gateway) == sent
         await load.leave(running)
         await nothing_held(*stack.replicas)

@@ -40,7 +40,7 @@ class Interposer:
     def __init__(self, port: int, target_port: int) -> None:
         self._port = port
         self._target_port = target_port
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.faults: dict[str, Fault] = {}
         self.requests: list[tuple[float, str]] = []
 
@@ -59,13 +59,13 @@ class Interposer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
+        self._serving[task] = writer
         try:
             await self._relay(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # one of the two has gone
         finally:
-            self._serving.discard(task)
+            del self._serving[task]
             writer.close()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,9 +95,9 @@ class Interposer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._serving.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._serving)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

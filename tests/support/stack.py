@@ -16,6 +16,9 @@ QUESTION = "How much did Norvane Foods agree to pay for Bellmarsh Dairy?"
 MIN_SCORE = 0.2
 """The hash encoder's similarities are lower than a real encoder's."""
 
+SLOTS = 4
+"""Prompts that each replica of the fault tests runs at the same time."""
+
 
 class Stack:
     """Two replicas that keep their ports, Milvus Lite with the sample, and a gateway.
