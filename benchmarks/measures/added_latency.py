@@ -97,8 +97,8 @@ def _measure(relay: Service, engine: Service, straight: tuple[str, list[str]], o
         attempt(flood)
         return attempt(flood).outcome.per_second
 
-    # Of the slower of the two: asked prompt by prompt the engine may do less than behind a gateway that asks in batches,
-    # and what is compared must not wait in a queue of its own making.
+    # Of the slower of the two: asked prompt by prompt the engine may do less than behind a gateway that batches, and
+    # what is compared must not wait in a queue of its own making.
     alone = capacity(*straight)
     half = min(alone, capacity(relay.url + CHAT, whole_bodies)) / 2
     half_streamed = min(alone, capacity(relay.url + CHAT, stream_bodies, stream=True)) / 2
