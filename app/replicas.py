@@ -175,7 +175,8 @@ class Replicas:
             replica.ejections += 1
             pause = self.health.probe_seconds * 2 ** (replica.ejections - 1)
             replica.ejected_until = time.monotonic() + min(pause, EJECTED_SECONDS_MAX)
-        log.warning(
+        log.log(
+            logging.INFO if state is State.READY else logging.WARNING,
             "model service %s: %s (%d calls in a row have failed, %d times no word of its readiness)",
             replica.address.url,
             state,
