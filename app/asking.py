@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import uuid4
 
 import msgspec
@@ -56,6 +57,12 @@ class Done:
 
 
 AskEvent = Sources | Text | Done
+
+
+class AskUseCase(Protocol):
+    """What answers from the documents: `Asker`, or a wrapper around it."""
+
+    def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Protocol
 from uuid import uuid4
 
-from app.asking import TOP_K, AskEvent, AskRequest, Done, Text
+from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Text
 from app.errors import InvalidRequest
 from app.generation import GenerationPool
 from app.served_models import ServedModels
@@ -33,12 +32,6 @@ class Accepted:
 
 
 ChatEvent = AskEvent | Accepted
-
-
-class AskUseCase(Protocol):
-    """What answers from the documents: `app.asking.Asker`, or a wrapper around it."""
-
-    def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]: ...
 
 
 class Chat:

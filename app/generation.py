@@ -155,8 +155,8 @@ class GenerationPool:
             stream.expiry.cancel()
             stream.expiry = None
         if not stream.ended:
-            stream.ended = stream.left = True
-            self._background(self._aborting.submit(stream.request_id))
+            stream.ended = True
+            self._stop(stream)
 
     def wake(self) -> None:
         """The backends have room again, or others are there."""
@@ -165,8 +165,11 @@ class GenerationPool:
     def _expire(self, stream: TokenStream) -> None:
         if not stream.ended:
             stream.fail(DeadlineExceeded("The request's time ran out before the answer was complete."))
-            stream.left = True
-            self._background(self._aborting.submit(stream.request_id))
+            self._stop(stream)
+
+    def _stop(self, stream: TokenStream) -> None:
+        stream.left = True
+        self._background(self._aborting.submit(stream.request_id))
 
     async def _submit(self, submissions: Sequence[_Submission]) -> Sequence[TokenStream | BaseException]:
         now = time.monotonic()

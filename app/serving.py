@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import resource
 import socket
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Protocol, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
@@ -115,16 +117,50 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, None)
 
 
-def serve(app: FastAPI, gate: Gate, *, host: str, port: int, log_level: str, grace_seconds: float) -> None:
-    """Run `app` until a signal. Raises SystemExit when the port cannot be taken."""
-    options: dict[str, Any] = {
-        "log_level": log_level,
-        "ws": "none",
-        "access_log": False,  # /metrics counts requests; a line for each would only slow them down
-        "timeout_graceful_shutdown": 2,  # the gate has waited already; what is left is idle or over its time
-    }
+class ServedSettings(Protocol):
+    """What both services' settings have."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def log_level(self) -> str: ...
+    @property
+    def shutdown_grace_seconds(self) -> int: ...
+
+
+S = TypeVar("S", bound=ServedSettings)
+
+
+def run(settings_of: Callable[[], S], create_app: Callable[[S, Gate], FastAPI], quiet: Sequence[str]) -> None:
+    """A service from its environment to its end; of the `quiet` loggers only warnings are shown. Raises SystemExit for
+    settings that cannot work, and when the port cannot be taken."""
+    gate = Gate()
+    try:
+        settings = settings_of()
+        app = create_app(settings, gate)
+    except ValueError as exc:
+        raise SystemExit(f"pharos: the settings cannot work: {exc}") from None
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    for name in quiet:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _serve(app, gate, settings)
+
+
+def _serve(app: FastAPI, gate: Gate, settings: ServedSettings) -> None:
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=_Protocol,
+        ws="none",
+        log_level=settings.log_level,
+        access_log=False,  # /metrics counts requests; a line for each would only slow them down
+        timeout_graceful_shutdown=2,  # the gate has waited already; what is left is idle or over its time
+    )
     _allow_open_files()
-    server = _Server(uvicorn.Config(app, host=host, port=port, http=_Protocol, **options), gate, grace_seconds)
+    server = _Server(config, gate, settings.shutdown_grace_seconds)
     # What has been loaded by now stays. A full collection that looks at it again and again is a pause under load.
     gc.collect()
     gc.freeze()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,13 +27,6 @@ def running(service: Service, ready: Callable[[Service], bool] | None = None) ->
         yield service.start(ready or listens, seconds=300)
     finally:
         service.stop()
-
-
-@contextmanager
-def running_all(*services: tuple[Service, Callable[[Service], bool]]) -> Iterator[list[Service]]:
-    """Several, started one after the other in this order."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(running(service, ready)) for service, ready in services]
 
 
 def pid(service: Service) -> int:

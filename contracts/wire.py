@@ -218,15 +218,12 @@ def frame_to_msgpack(frame: Frame) -> bytes:
     return _msgpack_encoder.encode(frame)
 
 
-def frame_from_json(line: bytes | str) -> Frame:
-    """The inverse of `frame_to_ndjson`. Raises `msgspec.DecodeError` or UnicodeDecodeError for anything else."""
-    return _frame_decoder.decode(line)
-
-
 def frames_from_ndjson(received: bytes) -> tuple[list[Frame], bytes]:
-    """The frames of the complete lines, and the rest. Raises `msgspec.DecodeError` for anything else."""
-    end = received.rfind(b"\n") + 1
-    return _frame_decoder.decode_lines(received[:end]), received[end:]
+    """The frames of the complete lines, and the rest. Raises `msgspec.DecodeError` or UnicodeDecodeError for anything
+    else."""
+    # Not `decode_lines`: it passes over empty lines, which no frame is.
+    *lines, rest = received.split(b"\n")
+    return [_frame_decoder.decode(line) for line in lines], rest
 
 
 def refused_body(problems: Sequence[tuple[str, PromptProblem]]) -> list[dict[str, Any]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Protocol
 
 import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.responses import Response
 
-from app.asking import TOP_K, AskEvent, AskRequest, Done, Sources, Text
+from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.errors import InvalidRequest, presentable
 from app.routes import sse
+from app.routes.answers import gathered, shown
 from app.settings import Settings
 from app.terms import terms_of
 from contracts import wire
@@ -62,17 +61,11 @@ class Answer(msgspec.Struct, frozen=True):
     """The JSON answer of POST /ask. Source i is cited as [i + 1]."""
 
     answer: str
-    sources: list[Passage]
+    sources: tuple[Passage, ...]
     finish_reason: str
     usage: Usage
     timings: Timings
     request_id: str
-
-
-class AskUseCase(Protocol):
-    """What this route needs: `app.asking.Asker`, or a wrapper around it."""
-
-    def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]: ...
 
 
 ANSWER_EXAMPLE = {
@@ -165,22 +158,11 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
 
 
 async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Answer:
-    passages: tuple[Passage, ...] = ()
-    pieces: list[str] = []
-    done: Done | None = None
-    async with aclosing(events):
-        async for event in events:
-            match event:
-                case Sources():
-                    passages = event.passages
-                case Text():
-                    pieces.append(event.text)
-                case Done():
-                    done = event
-    assert done is not None, "the stream of events ended without Done"
+    whole = await gathered(events)
+    done = whole.done
     return Answer(
-        answer="".join(pieces).strip(),
-        sources=[_source(passage) for passage in passages],
+        answer=whole.text.strip(),
+        sources=whole.sources or (),
         finish_reason=done.finish_reason,
         usage=done.usage,
         timings=done.timings,
@@ -197,12 +179,7 @@ def _sse_of(event: AskEvent) -> bytes:
         case Text():
             return sse.event("token", {"text": event.text})
         case Sources():
-            return sse.event("sources", {"sources": [_source(passage) for passage in event.passages]})
+            return sse.event("sources", {"sources": shown(event.passages)})
         case Done():
             data = {"finish_reason": event.finish_reason, "usage": event.usage, "timings": event.timings}
             return sse.event("done", data)
-
-
-def _source(passage: Passage) -> Passage:
-    """A passage as it is shown: with a score that people can read."""
-    return msgspec.structs.replace(passage, score=round(passage.score, 4))

@@ -19,10 +19,3 @@ def environment_of(peer: str) -> Path:
     venv.parent.mkdir(parents=True, exist_ok=True)
     install([peer], venv, LOCKS)
     return venv
-
-
-def version_of(peer: str) -> str:
-    """The version its lock names."""
-    package = {"infinity": "infinity-emb"}.get(peer, peer)
-    lines = (LOCKS / f"{peer}.lock").read_text().splitlines()
-    return next(line.split("==")[1] for line in lines if line.startswith(f"{package}=="))

@@ -278,6 +278,19 @@ async def test_an_abort_goes_to_the_replica_that_runs_the_prompt() -> None:
         assert [len(service.aborted) for service in fleet.services.values()] == [1, 1]
 
 
+async def test_a_prompt_that_was_aborted_is_not_sent_to_another_replica() -> None:
+    async with entered(Fleet("ab")) as fleet:
+        fleet.first("a").script = [Frame(), DOWN]
+        generator = ReplicatedGenerator(fleet.replicas)
+        frames = generator.generate(prompts("stays", "leaves"))
+        assert await anext(frames) == Frame()
+        assert fleet["a"].prompts == 2
+        await generator.abort(["leaves"])
+        rest = [delta async for said in frames for delta in said.deltas]
+        assert {delta.request_id: delta.finish_reason for delta in rest} == {"leaves": "error", "stays": "stop"}
+        assert [[prompt.request_id for prompt in batch] for batch in fleet.services["b"].given] == [["stays"]]
+
+
 async def test_a_replica_that_is_down_keeps_no_abort_from_the_others() -> None:
     async with entered(Fleet("ab")) as fleet:
         for service in fleet.services.values():

@@ -146,7 +146,8 @@ def test_frames_survive_as_lines(frames: list[Frame]) -> None:
     stream = b"".join(map(wire.frame_to_ndjson, frames))
     lines = stream.split(b"\n")
     assert lines.pop() == b""
-    assert [wire.frame_from_json(line) for line in lines] == frames
+    assert [wire.frames_from_ndjson(line + b"\n") for line in lines] == [([frame], b"") for frame in frames]
+    assert wire.frames_from_ndjson(stream + b'{"del') == (frames, b'{"del')
 
 
 @settings(deadline=None)
@@ -172,7 +173,7 @@ def test_a_delta_says_only_what_is_new() -> None:
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"deltas": [{"text": "no id"}]}'])
 def test_a_line_that_is_no_frame_is_refused(line: str) -> None:
     with pytest.raises(msgspec.DecodeError):
-        wire.frame_from_json(line)
+        wire.frames_from_ndjson(line.encode() + b"\n")
 
 
 @settings(deadline=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Literal
 from uuid import uuid4
 
@@ -14,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from app.asking import Done, Sources, Text
 from app.chatting import ChatEvent
 from app.errors import ModelServiceFailed, presentable
+from app.routes.answers import gathered, shown
 from app.routes.openai.errors import error_object
 from contracts.types import Passage, Timings, Usage
 
@@ -93,20 +93,10 @@ _MARK = "\0"
 
 async def whole(model: str, events: AsyncGenerator[ChatEvent, None]) -> Completion:
     """The completion that `events` make, all of which are taken."""
-    sources: tuple[Passage, ...] | UnsetType = UNSET
-    pieces: list[str] = []
-    done: Done | None = None
-    async with aclosing(events):
-        async for event in events:
-            match event:
-                case Text():
-                    pieces.append(event.text)
-                case Sources():
-                    sources = _shown(event)
-                case Done():
-                    done = event
-    assert done is not None, "the stream of events ended without Done"
-    choice = Choice(AssistantMessage("".join(pieces)), _finish_reason(done))
+    answer = await gathered(events)
+    done = answer.done
+    choice = Choice(AssistantMessage(answer.text), _finish_reason(done))
+    sources = UNSET if answer.sources is None else answer.sources
     return Completion(_new_id(), int(time.time()), model, (choice,), _usage(done.usage), done.timings, sources)
 
 
@@ -128,7 +118,7 @@ class ChunkWriter:
             return self._before + _json.encode(event.text) + self._after
         if isinstance(event, Done):
             return self._end(event)
-        sources = _shown(event) if isinstance(event, Sources) else UNSET
+        sources = shown(event.passages) if isinstance(event, Sources) else UNSET
         return self._event(ChunkChoice(ChunkDelta("assistant", "")), sources=sources)
 
     def write_error(self, error: Exception) -> bytes:
@@ -156,10 +146,6 @@ def _data(value: object) -> bytes:
 
 def _new_id() -> str:
     return f"chatcmpl-{uuid4().hex}"
-
-
-def _shown(sources: Sources) -> tuple[Passage, ...]:
-    return tuple(msgspec.structs.replace(passage, score=round(passage.score, 4)) for passage in sources.passages)
 
 
 def _usage(usage: Usage) -> ChatUsage:

@@ -1,0 +1,46 @@
+"""What every way to answer has in common: the events of an answer gathered into one, and its sources as people see
+them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+
+from app.asking import Done, Sources, Text
+from app.chatting import ChatEvent
+from contracts.types import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A whole answer. `sources` is None where the LLM answered alone, and not from the documents."""
+
+    text: str
+    sources: tuple[Passage, ...] | None
+    done: Done
+
+
+async def gathered(events: AsyncGenerator[ChatEvent, None]) -> Gathered:
+    """The answer that `events` make, all of which are taken."""
+    sources: tuple[Passage, ...] | None = None
+    pieces: list[str] = []
+    done: Done | None = None
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Text():
+                    pieces.append(event.text)
+                case Sources():
+                    sources = shown(event.passages)
+                case Done():
+                    done = event
+    assert done is not None, "the stream of events ended without Done"
+    return Gathered("".join(pieces), sources, done)
+
+
+def shown(passages: Sequence[Passage]) -> tuple[Passage, ...]:
+    """Passages as they are shown: with a score that people can read."""
+    return tuple(msgspec.structs.replace(passage, score=round(passage.score, 4)) for passage in passages)
