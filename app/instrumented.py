@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from app.asking import Asker, AskEvent, AskRequest, Done
 from contracts import telemetry
@@ -17,34 +17,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._stage = Histogram(
-            telemetry.STAGE_SECONDS,
-            "Time of one answered question in each stage.",
-            ["stage"],
-            buckets=telemetry.SECONDS_BUCKETS,
-            registry=self.registry,
-        )
-        self._first_token = Histogram(
-            telemetry.FIRST_TOKEN_SECONDS,
-            "From a question's arrival to its first token.",
-            buckets=telemetry.SECONDS_BUCKETS,
-            registry=self.registry,
-        )
-        self._batch_items = Histogram(
-            telemetry.BATCH_ITEMS,
-            "Items per batch sent to a backend.",
-            ["kind"],
-            buckets=telemetry.ITEMS_BUCKETS,
-            registry=self.registry,
-        )
-
-        self._batch_wait = Histogram(
-            telemetry.BATCH_WAIT_SECONDS,
-            "How long the oldest item of a batch waited for it to leave.",
-            ["kind"],
-            buckets=telemetry.SECONDS_BUCKETS,
-            registry=self.registry,
-        )
+        self._stage = telemetry.STAGE_SECONDS.histogram(self.registry)
+        self._first_token = telemetry.FIRST_TOKEN_SECONDS.histogram(self.registry)
+        self._batch_items = telemetry.BATCH_ITEMS.histogram(self.registry)
+        self._batch_wait = telemetry.BATCH_WAIT_SECONDS.histogram(self.registry)
 
     def on_batch(self, kind: str, items: int, wait_seconds: float) -> None:
         """Hook of every batcher."""

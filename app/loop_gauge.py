@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from contracts import telemetry
 
@@ -18,7 +18,7 @@ def task_gauge(registry: CollectorRegistry) -> Iterator[None]:
     Read when scraped, which may be in another thread.
     """
     loop = asyncio.get_running_loop()
-    gauge = Gauge(telemetry.ASYNCIO_TASKS, "Tasks of the event loop that have not ended.", registry=registry)
+    gauge = telemetry.ASYNCIO_TASKS.gauge(registry)
     gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
     try:
         yield

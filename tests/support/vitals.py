@@ -43,7 +43,7 @@ def vitals(service: Service) -> Vitals:
         fds = sum(1 for _ in (proc / "fd").iterdir())
     series = frozenset(line.rsplit(" ", 1)[0] for line in samples)
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
-    tasks = next(float(line.split()[1]) for line in samples if line.startswith(telemetry.ASYNCIO_TASKS + " "))
+    tasks = next(float(line.split()[1]) for line in samples if line.startswith(telemetry.ASYNCIO_TASKS.name + " "))
     return Vitals(fds, int(status["Threads"]), int(status["VmRSS"].split()[0]) / 1024, int(tasks), series)
 
 

@@ -11,10 +11,11 @@ from pydantic_settings import BaseSettings
 
 from app.settings import Settings as GatewaySettings
 from app_llm.settings import Settings as ModelServiceSettings
+from observability.settings import TelemetrySettings
 from setup_milvus.settings import Settings as IngestionSettings
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
-CLASSES: tuple[type[BaseSettings], ...] = (GatewaySettings, ModelServiceSettings, IngestionSettings)
+CLASSES: tuple[type[BaseSettings], ...] = (GatewaySettings, ModelServiceSettings, IngestionSettings, TelemetrySettings)
 CONTAINERS = "Containers"
 """Title of the section at the end, whose variables only docker-compose.yml reads."""
 
