@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi import FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.routing import Route
 
 from app.adapters.discovery import Discovery
 from app.adapters.milvus import MilvusStore
@@ -19,7 +19,7 @@ from app.asking import Asker
 from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
-from app.instrumented import InstrumentedAsker, Metrics
+from app.grounding import Grounding
 from app.loop_gauge import task_gauge
 from app.merging import MergingEncoder
 from app.quota import Keyring
@@ -33,11 +33,23 @@ from app.routes.openai import errors as openai_errors
 from app.served_models import ServedModels
 from app.serving import Gate
 from app.settings import Settings
+from app.telemetry.dependencies import watched_dependencies
+from app.telemetry.live import LiveGauges, Queue
+from app.telemetry.metrics import KindWatch, Metrics
+from app.telemetry.middleware import Observed
+from app.telemetry.wrappers import InstrumentedAsker, InstrumentedGrounding, InstrumentedRetriever
 from app.topics import TopicDirectory
-from contracts import problems
+from app.watching import UNWATCHED, BatchWatch
+from contracts import problems, telemetry
 from contracts.ports import VectorStore
+from contracts.telemetry import Stage
+from observability.settings import TelemetrySettings
+from observability.tracing import start_tracing
 
+VERSION = "0.1.0"
 BODY_BYTES_MAX = 1_000_000
+NOTHING_TOLD = TelemetrySettings.model_construct()
+"""The defaults: no logs and no traces leave the process."""
 TEXTS_BYTES_MAX = 16_000_000
 """For /v1/embeddings: 2,048 texts, the most in a call, of 8 kB each."""
 
@@ -81,12 +93,19 @@ def network_adapters(settings: Settings) -> Adapters:
     )
 
 
-def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    gate: Gate | None = None,
+    adapters: Adapters | None = None,
+    told: TelemetrySettings = NOTHING_TOLD,
+) -> FastAPI:
     """The gateway as an ASGI application. Raises ValueError for limits that cannot work together."""
     adapters = adapters or network_adapters(settings)
+    gate = gate or Gate()
     replicas = adapters.replicas
     metrics = Metrics()
-    encoder = merging_encoder(settings, replicas, partial(metrics.on_batch, "encode"))
+    tracing = start_tracing(telemetry.APP, told, VERSION)
+    encoder = merging_encoder(settings, replicas, KindWatch(metrics, Stage.ENCODE))
     retriever = Retriever(
         encoder,
         adapters.store,
@@ -97,7 +116,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
             queue_seconds=settings.queue_seconds,
         ),
         min_score=settings.min_score,
-        on_batch=metrics.on_batch,
+        watch=KindWatch(metrics, Stage.SEARCH),
     )
     generation = GenerationPool(
         ReplicatedGenerator(replicas),
@@ -110,23 +129,34 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
         ),
         backends=replicas.count,
         room=replicas.prompt_room,
-        on_batch=metrics.on_batch,
+        watch=KindWatch(metrics, Stage.GENERATE),
     )
     replicas.on_change(generation.wake)
     facts = ModelFacts(replicas)
     directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
+    grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
     asker = InstrumentedAsker(
-        Asker(retriever, generation, directory, facts.get, prompt_tokens=settings.prompt_tokens), metrics
+        Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory),
+        texts=told.log_texts,
     )
     served = ServedModels(facts.get, directory)
     chats = Chat(served, asker, generation, question_chars_max=settings.question_chars_max)
+    queues: dict[str, Queue] = {
+        "encode": encoder.batcher,
+        "search": retriever.searching,
+        "generate": generation.submitting,
+    }
+    metrics.registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
+    checks = {"model_service": replicas.any_ready, "milvus": adapters.store_ready}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(tracing)
             stack.enter_context(task_gauge(metrics.registry))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
+            await stack.enter_async_context(watched_dependencies(metrics.registry, checks))
             await stack.enter_async_context(generation)
             await stack.enter_async_context(encoder.batcher)
             await stack.enter_async_context(retriever)
@@ -134,7 +164,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
 
     app = FastAPI(
         title="Pharos",
-        version="0.1.0",
+        version=VERSION,
         description="Question answering over your own documents that shows where every millisecond went.",
         lifespan=lifespan,
     )
@@ -142,8 +172,6 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     app.include_router(ask.router(asker, settings))
     app.include_router(openai.router(served, chats, encoder, settings))
     app.include_router(topics.router(directory))
-    gate = gate or Gate()
-    checks = {"model_service": replicas.any_ready, "milvus": adapters.store_ready}
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
     respond = problems.Responder(settings.retry_after_seconds, openai_errors.render)
     problems.install(app, respond)
@@ -167,13 +195,13 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
         keyring=Keyring(settings.api_keys),
         needs_key=_needs_key,
     )
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    app.add_middleware(Observed, metrics=metrics, tracing=tracing, routes=routes)
     app.add_middleware(RequestIds)
     return app
 
 
-def merging_encoder(
-    settings: Settings, replicas: Replicas, on_batch: Callable[[int, float], None] = lambda _items, _wait: None
-) -> MergingEncoder:
+def merging_encoder(settings: Settings, replicas: Replicas, watch: BatchWatch = UNWATCHED) -> MergingEncoder:
     """Every text of this gateway that is to be encoded goes through this one."""
     return MergingEncoder(
         ReplicatedEncoder(replicas),
@@ -187,7 +215,7 @@ def merging_encoder(
             max_wait_seconds=settings.encode_max_wait_seconds,
         ),
         backends=replicas.count,
-        on_batch=on_batch,
+        watch=watch,
     )
 
 

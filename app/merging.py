@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching import Batcher, BatchLimits, Served
+from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import Encoder
 from contracts.types import Encoding
 
@@ -39,12 +40,12 @@ class MergingEncoder:
         slice_texts: int,
         limits: BatchLimits,
         backends: Callable[[], int] = lambda: 1,
-        on_batch: Callable[[int, float], None] = lambda _items, _wait: None,
+        watch: BatchWatch = UNWATCHED,
     ) -> None:
         self._encoder = encoder
         self._slice_texts = slice_texts
         self.batcher: Batcher[_Call, Encoding] = Batcher(
-            self._encode, limits, cost=lambda call: len(call.texts), backends=backends, on_batch=on_batch
+            self._encode, limits, cost=lambda call: len(call.texts), backends=backends, watch=watch
         )
 
     async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:

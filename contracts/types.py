@@ -134,14 +134,15 @@ class TopicCount(msgspec.Struct, frozen=True):
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 
-    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves;
-    `time_to_first_token` counts from the arrival of the request; `generate` from handing the prompt over to its end.
-    A stage that was not reached is None.
+    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves; `prompt` is
+    making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from the arrival
+    of the request. A stage that was not reached is None.
     """
 
     queue: float
-    encode: float
-    search: float
+    encode: float | None
+    search: float | None
+    prompt: float | None
     time_to_first_token: float | None
     generate: float | None
     total: float
