@@ -33,10 +33,15 @@ from app.routes.openai import errors as openai_errors
 from app.served_models import ServedModels
 from app.serving import Gate
 from app.settings import Settings
+from app.telemetry.traced import TracedEncoder, TracedStore
 from app.topics import TopicDirectory
 from contracts import problems
-from contracts.ports import VectorStore
+from contracts.ports import Encoder, VectorStore
+from contracts.telemetry import APP
+from observability.settings import OFF, TelemetrySettings
+from observability.tracing import start_tracing
 
+VERSION = "0.1.0"
 BODY_BYTES_MAX = 1_000_000
 TEXTS_BYTES_MAX = 16_000_000
 """For /v1/embeddings: 2,048 texts, the most in a call, of 8 kB each."""
@@ -81,15 +86,24 @@ def network_adapters(settings: Settings) -> Adapters:
     )
 
 
-def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    gate: Gate | None = None,
+    adapters: Adapters | None = None,
+    telemetry: TelemetrySettings = OFF,
+) -> FastAPI:
     """The gateway as an ASGI application. Raises ValueError for limits that cannot work together."""
     adapters = adapters or network_adapters(settings)
     replicas = adapters.replicas
     metrics = Metrics()
-    encoder = merging_encoder(settings, replicas, partial(metrics.on_batch, "encode"))
+    tracing = start_tracing(APP, telemetry, VERSION)
+    encoder = merging_encoder(
+        settings, replicas, partial(metrics.on_batch, "encode"), lambda inner: TracedEncoder(inner, tracing)
+    )
+    store = TracedStore(adapters.store, tracing, settings.collection)
     retriever = Retriever(
         encoder,
-        adapters.store,
+        store,
         search_limits=BatchLimits(
             settings.search_batch_items,
             settings.queue_items,
@@ -114,7 +128,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     )
     replicas.on_change(generation.wake)
     facts = ModelFacts(replicas)
-    directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
+    directory = TopicDirectory(store, settings.topics_ttl_seconds)
     asker = InstrumentedAsker(
         Asker(retriever, generation, directory, facts.get, prompt_tokens=settings.prompt_tokens), metrics
     )
@@ -124,6 +138,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(tracing)
             stack.enter_context(task_gauge(metrics.registry))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
@@ -134,7 +149,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
 
     app = FastAPI(
         title="Pharos",
-        version="0.1.0",
+        version=VERSION,
         description="Question answering over your own documents that shows where every millisecond went.",
         lifespan=lifespan,
     )
@@ -172,11 +187,14 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
 
 
 def merging_encoder(
-    settings: Settings, replicas: Replicas, on_batch: Callable[[int, float], None] = lambda _items, _wait: None
+    settings: Settings,
+    replicas: Replicas,
+    on_batch: Callable[[int, float], None] = lambda _items, _wait: None,
+    traced: Callable[[Encoder], Encoder] = lambda encoder: encoder,
 ) -> MergingEncoder:
     """Every text of this gateway that is to be encoded goes through this one."""
     return MergingEncoder(
-        ReplicatedEncoder(replicas),
+        traced(ReplicatedEncoder(replicas)),
         slice_texts=settings.encode_batch_items,
         limits=BatchLimits(
             settings.encode_batch_items,

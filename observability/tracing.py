@@ -46,7 +46,7 @@ _NS = 1_000_000_000
 class OpenSpan:
     """A span that has begun. All of it is cheap and safe to call when nothing is recorded."""
 
-    __slots__ = ("_ended", "_offset_ns", "_span", "_tracing")
+    __slots__ = ("_block", "_ended", "_offset_ns", "_span", "_tracing")
 
     def __init__(self, tracing: Tracing, span: Span, offset_ns: int) -> None:
         self._tracing = tracing
@@ -95,6 +95,21 @@ class OpenSpan:
         return trace.use_span(
             self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False
         )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Active until the block is over, which ends it: as failed where the block raises."""
+        self._block = self.active()
+        self._block.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, exc, trace)
+        if isinstance(exc, asyncio.CancelledError):
+            self.end(outcome=Outcome.CANCELLED)
+        else:
+            self.end(error=exc)
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes before the end."""
