@@ -11,6 +11,7 @@ type and never the message, which may quote what somebody asked.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -233,7 +234,7 @@ class Tracing:
         """A CLIENT span for one call that does the work of several requests: inside the only one's trace, or else a
         trace of its own with links to each, as OpenTelemetry does it for batches of messages. It is kept when one of
         theirs is."""
-        distinct = list(dict.fromkeys(callers))
+        distinct = list({(caller.trace_id, caller.span_id): caller for caller in callers}.values())
         told = {semconv.PHAROS_CALLERS: len(distinct), **(attributes or {})}
         if len(distinct) == 1:
             return self.begin(name, kind=SpanKind.CLIENT, parent=distinct[0], attributes=told)
@@ -254,8 +255,9 @@ class Tracing:
 
 
 def start_tracing(service: str, settings: TelemetrySettings, version: str) -> Tracing:
-    """The traces of one service ("app", "app_llm"), to be closed. Off where `settings` names no endpoint."""
-    if not settings.traces_endpoint:
+    """The traces of one service ("app", "app_llm"), to be closed. Off where `settings` names no endpoint, and where
+    OpenTelemetry's own OTEL_SDK_DISABLED says so."""
+    if not settings.traces_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Tracing()
     from observability.span_export import Exporting
 
