@@ -5,10 +5,11 @@ from __future__ import annotations
 from app.main import create_app
 from app.serving import run
 from app.settings import Settings
+from observability.settings import TelemetrySettings
 
 
 def main() -> None:
-    run(Settings, create_app, quiet=("httpx",))
+    run(Settings, lambda settings, gate: create_app(settings, gate, telemetry=TelemetrySettings()), quiet=("httpx",))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from app.terms import UNLIMITED, Terms
 from app.token_stream import TokenStream, error_of
 from app.watching import UNWATCHED, StreamWatch
 from contracts.ports import Generator
+from contracts.telemetry import TRACEPARENT_HEADER
 from contracts.types import Frame, Prompt
+from observability.tracing import current_headers
 
 SETTLE_SECONDS = 2.0
 
@@ -81,7 +83,9 @@ class GenerationPool:
         """
         reservation = None if terms.quota is None else terms.quota.reserve_tokens(outstanding_tokens(prompt))
         try:
-            submission = _Submission(prompt, terms.deadline, reservation)
+            # Each prompt of a batch says whose it is: the call that carries it belongs to several requests.
+            told = msgspec.structs.replace(prompt, traceparent=current_headers().get(TRACEPARENT_HEADER))
+            submission = _Submission(told, terms.deadline, reservation)
             served = await self.submitting.submit(submission, deadline=terms.deadline)
         except BaseException:
             if reservation is not None:

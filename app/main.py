@@ -37,19 +37,18 @@ from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
 from app.telemetry.middleware import Observed
+from app.telemetry.traced import TracedEncoder, TracedStore
 from app.telemetry.wrappers import InstrumentedAsker, InstrumentedGrounding, InstrumentedRetriever
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
-from contracts import problems, telemetry
-from contracts.ports import VectorStore
-from contracts.telemetry import Stage
-from observability.settings import TelemetrySettings
+from contracts import problems
+from contracts.ports import Encoder, VectorStore
+from contracts.telemetry import APP, Stage
+from observability.settings import OFF, TelemetrySettings
 from observability.tracing import start_tracing
 
 VERSION = "0.1.0"
 BODY_BYTES_MAX = 1_000_000
-NOTHING_TOLD = TelemetrySettings.model_construct()
-"""The defaults: no logs and no traces leave the process."""
 TEXTS_BYTES_MAX = 16_000_000
 """For /v1/embeddings: 2,048 texts, the most in a call, of 8 kB each."""
 
@@ -97,18 +96,21 @@ def create_app(
     settings: Settings,
     gate: Gate | None = None,
     adapters: Adapters | None = None,
-    told: TelemetrySettings = NOTHING_TOLD,
+    telemetry: TelemetrySettings = OFF,
 ) -> FastAPI:
     """The gateway as an ASGI application. Raises ValueError for limits that cannot work together."""
     adapters = adapters or network_adapters(settings)
     gate = gate or Gate()
     replicas = adapters.replicas
     metrics = Metrics()
-    tracing = start_tracing(telemetry.APP, told, VERSION)
-    encoder = merging_encoder(settings, replicas, KindWatch(metrics, Stage.ENCODE))
+    tracing = start_tracing(APP, telemetry, VERSION)
+    encoder = merging_encoder(
+        settings, replicas, KindWatch(metrics, Stage.ENCODE), lambda inner: TracedEncoder(inner, tracing)
+    )
+    store = TracedStore(adapters.store, tracing, settings.collection)
     retriever = Retriever(
         encoder,
-        adapters.store,
+        store,
         search_limits=BatchLimits(
             settings.search_batch_items,
             settings.queue_items,
@@ -133,11 +135,11 @@ def create_app(
     )
     replicas.on_change(generation.wake)
     facts = ModelFacts(replicas)
-    directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
+    directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
     asker = InstrumentedAsker(
         Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory),
-        texts=told.log_texts,
+        texts=telemetry.log_texts,
     )
     served = ServedModels(facts.get, directory)
     chats = Chat(served, asker, generation, question_chars_max=settings.question_chars_max)
@@ -201,10 +203,15 @@ def create_app(
     return app
 
 
-def merging_encoder(settings: Settings, replicas: Replicas, watch: BatchWatch = UNWATCHED) -> MergingEncoder:
+def merging_encoder(
+    settings: Settings,
+    replicas: Replicas,
+    watch: BatchWatch = UNWATCHED,
+    traced: Callable[[Encoder], Encoder] = lambda encoder: encoder,
+) -> MergingEncoder:
     """Every text of this gateway that is to be encoded goes through this one."""
     return MergingEncoder(
-        ReplicatedEncoder(replicas),
+        traced(ReplicatedEncoder(replicas)),
         slice_texts=settings.encode_batch_items,
         limits=BatchLimits(
             settings.encode_batch_items,

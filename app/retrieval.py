@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits
 from app.merging import MergingEncoder
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import VectorStore
 from contracts.types import Passage
+from observability.tracing import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class _Query:
     vector: NDArray[np.float32]
     topics: tuple[str, ...]
     limit: int
+    caller: SpanContext | None = field(default_factory=current_context)
 
 
 class RetrieveUseCase(Protocol):
@@ -91,7 +94,8 @@ class Retriever:
     async def _search(self, queries: Sequence[_Query]) -> Sequence[list[Passage]]:
         limit = max(query.limit for query in queries)
         vectors = np.stack([query.vector for query in queries])
-        found = await self._store.search(vectors, queries[0].topics, limit)
+        with on_behalf_of([query.caller for query in queries]):
+            found = await self._store.search(vectors, queries[0].topics, limit)
         return [passages[: query.limit] for passages, query in zip(found, queries, strict=True)]
 
     async def __aenter__(self) -> Self:

@@ -20,7 +20,11 @@ from app.serving import Gate
 from app_llm.models import Models
 from app_llm.routes import router
 from app_llm.settings import Settings
+from app_llm.traced import CallersSpan
 from contracts import problems
+from contracts.telemetry import APP_LLM
+from observability.settings import OFF, TelemetrySettings
+from observability.tracing import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +39,14 @@ WORK = frozenset({"/encode", "/generate", "/llm_ask"})
 """What draining refuses and waits for."""
 
 
-def create_app(settings: Settings, gate: Gate) -> FastAPI:
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings, gate: Gate, telemetry: TelemetrySettings = OFF) -> FastAPI:
     """The model service as an ASGI application. It answers at once; /readyz says when the models are loaded, and, once
     `gate` is closed, that no new work is taken."""
-    models = Models(settings)
+    tracing = start_tracing(APP_LLM, telemetry, VERSION)
+    models = Models(settings, telemetry, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -48,10 +56,11 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await models.close()
+        await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Pharos model service",
-        version="0.1.0",
+        version=VERSION,
         description="A SentenceTransformer encoder and a vLLM generator behind one API.",
         lifespan=lifespan,
     )
@@ -62,6 +71,7 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
     Instrumentator(excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(app).expose(app, tags=["health"])
     app.add_middleware(BodyLimit, max_bytes=BODY_BYTES_MAX, seconds=BODY_SECONDS)
     app.add_middleware(Admission, gate=gate, limits=AdmissionLimits(), is_work=WORK.__contains__, respond=respond)
+    app.add_middleware(CallersSpan)
     return app
 
 

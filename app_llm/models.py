@@ -18,7 +18,11 @@ from app_llm.errors import NotReady
 from app_llm.generator import BatchedGenerator, Engine
 from app_llm.hardware import plan_for_this_machine
 from app_llm.settings import Settings
+from app_llm.traced import TracedEncoder, TracedGenerator, vllm_joins
+from contracts.ports import Encoder
 from contracts.types import Message, ModelCard, Prompt, Sampling
+from observability.settings import OFF, TelemetrySettings
+from observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,8 @@ class Loaded:
     """What the routes serve from."""
 
     card: ModelCard
-    encoder: MergingEncoder
-    generator: BatchedGenerator
+    encoder: Encoder
+    generator: BatchedGenerator | TracedGenerator
     encoder_tokenizer: str
     generator_tokenizer: str
     engine_alive: Callable[[], bool]
@@ -50,8 +54,10 @@ class Loaded:
 class Models:
     """`load` once, `close` at the end; `loaded` in between raises NotReady until the warm-up is over."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, telemetry: TelemetrySettings = OFF, tracing: Tracing | None = None) -> None:
         self._settings = settings
+        self._telemetry = telemetry
+        self._tracing = tracing or Tracing()
         self._loaded: Loaded | None = None
         self._exit = AsyncExitStack()
 
@@ -93,7 +99,12 @@ class Models:
             engine=settings.engine,
         )
         self._loaded = Loaded(
-            card, encoder, generator, local_encoder.tokenizer_json(), engine.tokenizer_json(), engine.alive
+            card,
+            TracedEncoder(encoder, self._tracing, card.encoder) if self._tracing.on else encoder,
+            TracedGenerator(generator, self._tracing, card.generator) if self._tracing.on else generator,
+            local_encoder.tokenizer_json(),
+            engine.tokenizer_json(),
+            engine.alive,
         )
         log.info("ready after %.0f s: %s and %s", time.monotonic() - started, card.encoder, card.generator)
 
@@ -109,7 +120,8 @@ class Models:
 
             # vLLM first: it sets the environment that OpenMP reads when torch first computes.
             log.info("starting vLLM with %s (under a minute on a small CPU, unless the model is large)", settings.model)
-            engine = await VllmEngine.start(settings, plan)
+            with vllm_joins(self._tracing, self._telemetry) as traces_endpoint:
+                engine = await VllmEngine.start(settings, plan, traces_endpoint)
             self._exit.callback(engine.stop)
         else:
             engine = _simulated_engine(settings)

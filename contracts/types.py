@@ -39,7 +39,8 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing to generate from: either `messages` (the model's chat template is applied) or raw `text`.
 
     Whoever runs it ends it with a problem of status 504 when it has not ended `timeout_seconds` after being handed
-    over. A duration, since the clocks of two processes cannot be compared.
+    over. A duration, since the clocks of two processes cannot be compared. `traceparent` (W3C Trace Context) is the
+    span that asks for this prompt, since those of one batch come from different requests.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None
     sampling: Sampling = Sampling()
     timeout_seconds: float | None = None
+    traceparent: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

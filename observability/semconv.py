@@ -20,6 +20,8 @@ from opentelemetry.semconv.attributes import (
 )
 from opentelemetry.semconv.schemas import Schemas
 
+from contracts.types import Encoding, Prompt
+
 SCHEMA_URL: Final = Schemas.V1_44_0.value
 
 SERVICE_NAME: Final = service_attributes.SERVICE_NAME
@@ -79,3 +81,31 @@ PHAROS_QUEUE_SECONDS: Final = "pharos.queue.seconds"
 """How long work waited in a batcher."""
 PHAROS_CALLERS: Final = "pharos.batch.callers"
 """Requests whose work one call did; the span's links lead to them."""
+
+
+def of_prompt(prompt: Prompt, model: str) -> dict[str, str | int | float]:
+    """What was asked of the generator."""
+    sampling = prompt.sampling
+    attributes: dict[str, str | int | float] = {
+        GEN_AI_OPERATION_NAME: CHAT if prompt.text is None else TEXT_COMPLETION,
+        GEN_AI_REQUEST_MODEL: model,
+        GEN_AI_REQUEST_MAX_TOKENS: sampling.max_tokens,
+        GEN_AI_REQUEST_TEMPERATURE: sampling.temperature,
+        GEN_AI_REQUEST_TOP_P: sampling.top_p,
+        GEN_AI_RESPONSE_ID: prompt.request_id,
+    }
+    if sampling.seed is not None:
+        attributes[GEN_AI_REQUEST_SEED] = sampling.seed
+    return attributes
+
+
+def of_encoding(encoding: Encoding) -> dict[str, str | int]:
+    """What the encoder did."""
+    rows, columns = encoding.vectors.shape
+    return {
+        GEN_AI_OPERATION_NAME: EMBEDDINGS,
+        GEN_AI_EMBEDDINGS_DIMENSION_COUNT: int(columns),
+        GEN_AI_USAGE_INPUT_TOKENS: sum(encoding.tokens),
+        PHAROS_TEXTS: int(rows),
+        PHAROS_TEXTS_TRUNCATED: len(encoding.truncated),
+    }

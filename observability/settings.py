@@ -20,3 +20,7 @@ class TelemetrySettings(BaseSettings):
         "", description="OTLP over HTTP, as http://HOST:4318/v1/traces, to send traces to; empty: nowhere."
     )
     traces_ratio: float = Field(1.0, ge=0, le=1, description="Share of traces that begin here which are kept.")
+
+
+OFF = TelemetrySettings.model_construct()
+"""The defaults, whatever the environment says."""

@@ -6,6 +6,7 @@ Imported only where there is an endpoint: the SDK and its HTTP client take a whi
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,11 +52,20 @@ _EXPORTERS_LOGGERS = (
 class Exporting:
     """OpenTelemetry's provider of one service, and its end."""
 
-    def __init__(self, service: str, settings: TelemetrySettings, version: str) -> None:
-        self._loggers = {logging.getLogger(name): _NowAndThen(QUIET_SECONDS) for name in _EXPORTERS_LOGGERS}
+    def __init__(
+        self,
+        service: str,
+        settings: TelemetrySettings,
+        version: str,
+        *,
+        send_seconds: float = SEND_SECONDS,
+        shutdown_seconds: float = SHUTDOWN_SECONDS,
+    ) -> None:
+        self._shutdown_seconds = shutdown_seconds
+        self._loggers = {logging.getLogger(name): NowAndThen(QUIET_SECONDS) for name in _EXPORTERS_LOGGERS}
         for logger, now_and_then in self._loggers.items():
             logger.addFilter(now_and_then)
-        self._exporter = OTLPSpanExporter(settings.traces_endpoint, timeout=SEND_SECONDS)
+        self._exporter = OTLPSpanExporter(settings.traces_endpoint, timeout=send_seconds)
         self.provider = TracerProvider(
             ParentBased(RatioOrLinks(settings.traces_ratio)),
             Resource.create(
@@ -88,9 +98,11 @@ class Exporting:
         shutdown: Callable[[], None] = self.provider.shutdown
         ending = threading.Thread(target=shutdown, name="span-shutdown", daemon=True)
         ending.start()
-        ending.join(SHUTDOWN_SECONDS)
+        ending.join(self._shutdown_seconds)
         if ending.is_alive():
-            log.warning("the last spans are lost: the endpoint of traces has not taken them in %g s", SHUTDOWN_SECONDS)
+            log.warning(
+                "the last spans are lost: the endpoint of traces has not taken them in %g s", self._shutdown_seconds
+            )
             self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends the wait for its next attempt
             return
         for logger, now_and_then in self._loggers.items():
@@ -123,17 +135,18 @@ class RatioOrLinks(Sampler):
         return f"RatioOrLinks({self._ratio.rate:g})"
 
 
-class _NowAndThen(logging.Filter):
+class NowAndThen(logging.Filter):
     """Lets one record through every `seconds`, with the number of those it has kept back."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
+        self._clock = clock
         self._seconds = seconds
-        self._next = 0.0
+        self._next = -math.inf
         self._kept = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             self._kept += 1
             return False

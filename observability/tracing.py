@@ -11,6 +11,7 @@ type and never the message, which may quote what somebody asked.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ _NS = 1_000_000_000
 class OpenSpan:
     """A span that has begun. All of it is cheap and safe to call when nothing is recorded."""
 
-    __slots__ = ("_ended", "_offset_ns", "_span", "_tracing")
+    __slots__ = ("_block", "_ended", "_offset_ns", "_span", "_tracing")
 
     def __init__(self, tracing: Tracing, span: Span, offset_ns: int) -> None:
         self._tracing = tracing
@@ -95,6 +96,21 @@ class OpenSpan:
         return trace.use_span(
             self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False
         )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Active until the block is over, which ends it: as failed where the block raises."""
+        self._block = self.active()
+        self._block.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, exc, trace)
+        if isinstance(exc, asyncio.CancelledError):
+            self.end(outcome=Outcome.CANCELLED)
+        else:
+            self.end(error=exc)
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes before the end."""
@@ -218,7 +234,7 @@ class Tracing:
         """A CLIENT span for one call that does the work of several requests: inside the only one's trace, or else a
         trace of its own with links to each, as OpenTelemetry does it for batches of messages. It is kept when one of
         theirs is."""
-        distinct = list(dict.fromkeys(callers))
+        distinct = list({(caller.trace_id, caller.span_id): caller for caller in callers}.values())
         told = {semconv.PHAROS_CALLERS: len(distinct), **(attributes or {})}
         if len(distinct) == 1:
             return self.begin(name, kind=SpanKind.CLIENT, parent=distinct[0], attributes=told)
@@ -239,8 +255,9 @@ class Tracing:
 
 
 def start_tracing(service: str, settings: TelemetrySettings, version: str) -> Tracing:
-    """The traces of one service ("app", "app_llm"), to be closed. Off where `settings` names no endpoint."""
-    if not settings.traces_endpoint:
+    """The traces of one service ("app", "app_llm"), to be closed. Off where `settings` names no endpoint, and where
+    OpenTelemetry's own OTEL_SDK_DISABLED says so."""
+    if not settings.traces_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Tracing()
     from observability.span_export import Exporting
 
