@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from fastapi import FastAPI
-from prometheus_fastapi_instrumentator import Instrumentator
 
 from app.adapters.discovery import Discovery
 from app.adapters.milvus import MilvusStore
@@ -20,7 +19,6 @@ from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.instrumented import InstrumentedAsker, Metrics
-from app.loop_gauge import task_gauge
 from app.merging import MergingEncoder
 from app.quota import Keyring
 from app.replicas import Health, Replicas
@@ -34,8 +32,11 @@ from app.served_models import ServedModels
 from app.serving import Gate
 from app.settings import Settings
 from app.topics import TopicDirectory
-from contracts import problems
+from contracts import problems, telemetry
 from contracts.ports import VectorStore
+from observability import exposition, http_metrics
+from observability.build import VERSION
+from observability.vitals import vitals
 
 BODY_BYTES_MAX = 1_000_000
 TEXTS_BYTES_MAX = 16_000_000
@@ -124,7 +125,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(task_gauge(metrics.registry))
+            stack.enter_context(vitals(metrics.registry, telemetry.APP))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
             await stack.enter_async_context(generation)
@@ -134,7 +135,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
 
     app = FastAPI(
         title="Pharos",
-        version="0.1.0",
+        version=VERSION,
         description="Question answering over your own documents that shows where every millisecond went.",
         lifespan=lifespan,
     )
@@ -147,9 +148,8 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
     respond = problems.Responder(settings.retry_after_seconds, openai_errors.render)
     problems.install(app, respond)
-    Instrumentator(registry=metrics.registry, excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(
-        app
-    ).expose(app, include_in_schema=True, tags=["health"])
+    app.include_router(exposition.router(metrics.registry))
+    http_metrics.instrument(app, metrics.registry)
     app.add_middleware(
         BodyLimit,
         max_bytes=BODY_BYTES_MAX,

@@ -17,6 +17,7 @@ from app_llm.encoder import LocalEncoder, SentenceTransformerEncoder
 from app_llm.errors import NotReady
 from app_llm.generator import BatchedGenerator, Engine
 from app_llm.hardware import plan_for_this_machine
+from app_llm.instrumented import InstrumentedEncoder, InstrumentedGenerator, Metrics
 from app_llm.settings import Settings
 from contracts.types import Message, ModelCard, Prompt, Sampling
 
@@ -41,7 +42,7 @@ class Loaded:
 
     card: ModelCard
     encoder: MergingEncoder
-    generator: BatchedGenerator
+    generator: InstrumentedGenerator
     encoder_tokenizer: str
     generator_tokenizer: str
     engine_alive: Callable[[], bool]
@@ -50,8 +51,9 @@ class Loaded:
 class Models:
     """`load` once, `close` at the end; `loaded` in between raises NotReady until the warm-up is over."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._loaded: Loaded | None = None
         self._exit = AsyncExitStack()
 
@@ -68,17 +70,21 @@ class Models:
         settings = self._settings
         started = time.monotonic()
         local_encoder, engine = await self._start()
+        limits = BatchLimits(
+            batch_items=settings.encoder_queue_calls,
+            queue_items=settings.encoder_queue_calls,
+            batch_cost=settings.encoder_merge_texts,
+        )
         encoder = MergingEncoder(
-            local_encoder,
+            InstrumentedEncoder(local_encoder, self._metrics),
             slice_texts=settings.encoder_batch_texts,
-            limits=BatchLimits(
-                batch_items=settings.encoder_queue_calls,
-                queue_items=settings.encoder_queue_calls,
-                batch_cost=settings.encoder_merge_texts,
-            ),
+            limits=limits,
+            on_batch=self._metrics.on_batch,
         )
         await self._exit.enter_async_context(encoder.batcher)
-        generator = BatchedGenerator(engine, settings.served_generate_prompts)
+        batched = BatchedGenerator(engine, settings.served_generate_prompts)
+        self._metrics.watch(batched, encoder, limits)
+        generator = InstrumentedGenerator(batched, self._metrics)
         log.info("warming up")
         await encoder.encode(["A first text, so that the first user does not wait for lazy initialisation."])
         hello = Prompt("warm-up", (Message("user", "Say hello."),), sampling=Sampling(max_tokens=4))
