@@ -35,7 +35,7 @@ class Exposition:
         collector raises."""
         try:
             encode, media_type = choose_encoder(accept)
-        except ValueError:  # a version that is no number
+        except (TypeError, ValueError):  # what it raises for a version that is no number
             encode, media_type = choose_encoder("")
         rendering = self._next.get(media_type)
         if rendering is None:
