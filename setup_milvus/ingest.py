@@ -209,7 +209,7 @@ class Ingestion:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(_may_pass),
                 stop=stop_after_delay(self._settings.ingest_retry_seconds),
-                wait=wait_exponential_jitter(initial=0.5, max=10),
+                wait=wait_exponential_jitter(multiplier=0.5, max=10),
                 before_sleep=tell,
                 reraise=True,
             ):
