@@ -22,14 +22,15 @@ from app.errors import (
 from app.quota import Reservation
 from app.replicated import outstanding_tokens
 from app.terms import UNLIMITED, Terms
-from app.token_stream import TokenStream, error_of
-from app.watching import UNWATCHED, StreamWatch
+from app.token_stream import StreamWatch, TokenStream, UnwatchedStreams, error_of
 from contracts.ports import Generator
 from contracts.telemetry import TRACEPARENT_HEADER
 from contracts.types import Frame, Prompt
 from observability.tracing import current_headers
 
 SETTLE_SECONDS = 2.0
+
+UNWATCHED = UnwatchedStreams()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
-from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.routing import Route
 
 from app.adapters.discovery import Discovery
@@ -20,7 +19,6 @@ from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.grounding import Grounding
-from app.loop_gauge import task_gauge
 from app.merging import MergingEncoder
 from app.quota import Keyring
 from app.replicas import Health, Replicas
@@ -44,10 +42,12 @@ from app.watching import UNWATCHED, BatchWatch
 from contracts import problems
 from contracts.ports import Encoder, VectorStore
 from contracts.telemetry import APP, Stage
+from observability import exposition, http_metrics
+from observability.build import VERSION
 from observability.settings import OFF, TelemetrySettings
 from observability.tracing import start_tracing
+from observability.vitals import vitals
 
-VERSION = "0.1.0"
 BODY_BYTES_MAX = 1_000_000
 TEXTS_BYTES_MAX = 16_000_000
 """For /v1/embeddings: 2,048 texts, the most in a call, of 8 kB each."""
@@ -155,7 +155,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(tracing)
-            stack.enter_context(task_gauge(metrics.registry))
+            stack.enter_context(vitals(metrics.registry, APP))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
             await stack.enter_async_context(watched_dependencies(metrics.registry, checks))
@@ -177,9 +177,8 @@ def create_app(
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
     respond = problems.Responder(settings.retry_after_seconds, openai_errors.render)
     problems.install(app, respond)
-    Instrumentator(registry=metrics.registry, excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(
-        app
-    ).expose(app, include_in_schema=True, tags=["health"])
+    app.include_router(exposition.router(metrics.registry))
+    http_metrics.instrument(app, metrics.registry)
     app.add_middleware(
         BodyLimit,
         max_bytes=BODY_BYTES_MAX,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from app.errors import (
     DeadlineExceeded,
@@ -14,6 +15,7 @@ from app.errors import (
     PromptTooLong,
 )
 from app.quota import Reservation
+from app.watching import BatchWatch, Unwatched
 from contracts.types import Delta, FinishReason, PromptProblem, Usage
 
 
@@ -89,6 +91,26 @@ class TokenStream:
             # What came just before the error is the reader's; the next read raises.
             return Delta(delta.request_id, delta.text, delta.tokens)
         return delta
+
+
+class StreamWatch(BatchWatch, Protocol):
+    """Sees the submission of prompts, and then their tokens: hooks like those of `app.watching`."""
+
+    def tokens(self, gap_seconds: float | None, tokens: int) -> None:
+        """Tokens of one stream have come together, `gap_seconds` after those before them; None: they are its first."""
+        ...
+
+    def stream_left(self, stream: TokenStream) -> None:
+        """Its reader is done with it. Called in the reader's context."""
+        ...
+
+
+class UnwatchedStreams(Unwatched):
+    """Nobody looks."""
+
+    def tokens(self, gap_seconds: float | None, tokens: int) -> None: ...
+
+    def stream_left(self, stream: TokenStream) -> None: ...
 
 
 def error_of(problem: PromptProblem) -> PharosError:

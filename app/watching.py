@@ -1,14 +1,11 @@
-"""What others may see of batchers and token streams: the hooks of metrics and traces, of which the logic knows no more.
+"""What others may see of a batcher: the hooks of metrics and traces, of which the logic knows no more.
 
 All instants are `time.monotonic()`'s. Hooks are called often, must be quick and must not raise.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:  # the model service has batchers, and no such streams
-    from app.token_stream import TokenStream
+from typing import Literal, Protocol
 
 DropReason = Literal["overloaded", "draining", "deadline", "cancelled"]
 
@@ -30,18 +27,6 @@ class BatchWatch(Protocol):
         ...
 
 
-class StreamWatch(BatchWatch, Protocol):
-    """Sees the submission of prompts, and then their tokens."""
-
-    def tokens(self, gap_seconds: float | None, tokens: int) -> None:
-        """Tokens of one stream have come together, `gap_seconds` after those before them; None: they are its first."""
-        ...
-
-    def stream_left(self, stream: TokenStream) -> None:
-        """Its reader is done with it. Called in the reader's context."""
-        ...
-
-
 class Unwatched:
     """Nobody looks."""
 
@@ -50,10 +35,6 @@ class Unwatched:
     def item_served(self, arrived: float, left: float) -> None: ...
 
     def item_dropped(self, reason: DropReason) -> None: ...
-
-    def tokens(self, gap_seconds: float | None, tokens: int) -> None: ...
-
-    def stream_left(self, stream: TokenStream) -> None: ...
 
 
 UNWATCHED = Unwatched()

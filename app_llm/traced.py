@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.merging import MergingEncoder
-from app_llm.generator import BatchedGenerator
+from app_llm.generator import HoldingGenerator
 from contracts.telemetry import TRACEPARENT_HEADER, Outcome
 from contracts.types import Delta, Encoding, Frame, Prompt
 from observability import semconv
@@ -67,7 +67,7 @@ class TracedGenerator:
     """The service's generator, with a span for each prompt inside the one that the prompt names. What runs the prompt
     is told of this span in its place."""
 
-    def __init__(self, generator: BatchedGenerator, tracing: Tracing, model: str) -> None:
+    def __init__(self, generator: HoldingGenerator, tracing: Tracing, model: str) -> None:
         self._generator = generator
         self._tracing = tracing
         self._model = model

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import httpx
+from prometheus_client import CollectorRegistry
 from pymilvus import MilvusException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from setup_milvus.datasets import Columns, Dataset
-from setup_milvus.ingest import DependencyDown, Ingestion, Outcome
+from setup_milvus.ingest import DependencyDown, Ingestion, Outcome, Step
+from setup_milvus.instrumented import Metrics, served
 from setup_milvus.readers import DatasetError
 from setup_milvus.settings import Settings
 from setup_milvus.store import ManifestMismatch
@@ -59,9 +61,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         dataset = Dataset.open(options.dataset, columns, options.encoding)
         rows = min(dataset.rows, options.limit or dataset.rows)
-        with tqdm(total=rows, unit="doc", desc=options.dataset.name, disable=None) as bar, logging_redirect_tqdm():
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        with (
+            served(registry, settings.ingest_metrics_host, settings.ingest_metrics_port),
+            metrics.running(rows),
+            tqdm(total=rows, unit="doc", desc=options.dataset.name, disable=None) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def on_step(step: Step) -> None:
+                bar.update(step.documents)
+                metrics.on_step(step)
+
             outcome = asyncio.run(
-                Ingestion(settings, bar.update).run(
+                Ingestion(settings, metrics.on_read, on_step).run(
                     dataset, limit=options.limit, recreate=options.recreate, dry_run=options.dry_run
                 )
             )

@@ -83,7 +83,7 @@ class Metrics:
 
 
 class KindWatch:
-    """Implements `app.watching.StreamWatch` for one kind of work: encode, search or generate."""
+    """Implements `app.token_stream.StreamWatch` for one kind of work: encode, search or generate."""
 
     def __init__(self, metrics: Metrics, stage: Stage) -> None:
         self._stage = stage

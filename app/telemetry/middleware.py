@@ -21,6 +21,7 @@ from contracts.problems import CLIENT_LEFT, PROBLEM
 from contracts.telemetry import OTHER, REQUEST_EVENT, TRACEPARENT_HEADER, Outcome, Stage
 from observability import semconv
 from observability.context import LogContext, current
+from observability.http_metrics import METHODS
 from observability.tracing import TRACESTATE_HEADER, Tracing
 
 log = logging.getLogger("app.requests")
@@ -29,7 +30,6 @@ ASKING = frozenset({"/ask", "/v1/chat/completions"})
 """Where an LLM's answer is asked for."""
 UNTRACKED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked by machines every few seconds; their own metrics say enough."""
-METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 _EVENT_STREAM = (b"content-type", sse.MEDIA_TYPE.encode())
 _TRACEPARENT = TRACEPARENT_HEADER.encode()

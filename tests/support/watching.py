@@ -7,7 +7,7 @@ from app.watching import DropReason
 
 
 class Seen:
-    """Implements `app.watching.StreamWatch`. Seconds are those in the queue and in the backend."""
+    """Implements `app.token_stream.StreamWatch`. Seconds are those in the queue and in the backend."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, float]] = []
