@@ -138,6 +138,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
         description="Question answering over your own documents that shows where every millisecond went.",
         lifespan=lifespan,
     )
+    app.state.registry = metrics.registry
     app.include_router(landing.router())
     app.include_router(ask.router(asker, settings))
     app.include_router(openai.router(served, chats, encoder, settings))

@@ -55,6 +55,7 @@ def create_app(settings: Settings, gate: Gate) -> FastAPI:
         description="A SentenceTransformer encoder and a vLLM generator behind one API.",
         lifespan=lifespan,
     )
+    app.state.registry = REGISTRY
     app.include_router(router(models, gate))
     respond = problems.Responder(RETRY_AFTER_SECONDS)
     problems.install(app, respond)
