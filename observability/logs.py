@@ -32,7 +32,8 @@ def configure(
     root = logging.getLogger()
     redact = redactor(settings, secrets)
     console = logging.StreamHandler()
-    console.setLevel((console_level or log_level).upper())
+    least = logging.getLevelNamesMapping()[(console_level or log_level).upper()]
+    console.addFilter(lambda record: record.levelno >= least)  # tqdm's stand-in takes filters over, but no level
     console.setFormatter(ConsoleFormatter(redact, console_format))
     before = root.level
     with ExitStack() as stack:
