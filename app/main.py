@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from app.adapters.discovery import Discovery
@@ -95,14 +96,18 @@ def network_adapters(settings: Settings) -> Adapters:
 def create_app(
     settings: Settings,
     gate: Gate | None = None,
-    adapters: Adapters | None = None,
     telemetry: TelemetrySettings = OFF,
+    registry: CollectorRegistry | None = None,
+    *,
+    adapters: Adapters | None = None,
 ) -> FastAPI:
-    """The gateway as an ASGI application. Raises ValueError for limits that cannot work together."""
+    """The gateway as an ASGI application, whose metrics are in `registry`: by default one of its own, so that several
+    gateways fit into one process. Raises ValueError for limits that cannot work together."""
     adapters = adapters or network_adapters(settings)
     gate = gate or Gate()
     replicas = adapters.replicas
-    metrics = Metrics()
+    registry = registry or CollectorRegistry()
+    metrics = Metrics(registry)
     tracing = start_tracing(APP, telemetry, VERSION)
     encoder = merging_encoder(
         settings, replicas, KindWatch(metrics, Stage.ENCODE), lambda inner: TracedEncoder(inner, tracing)
@@ -148,17 +153,17 @@ def create_app(
         "search": retriever.searching,
         "generate": generation.submitting,
     }
-    metrics.registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
+    registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
     checks = {"model_service": replicas.any_ready, "milvus": adapters.store_ready}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(tracing)
-            stack.enter_context(vitals(metrics.registry, APP))
+            stack.enter_context(vitals(registry, APP))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
-            await stack.enter_async_context(watched_dependencies(metrics.registry, checks))
+            await stack.enter_async_context(watched_dependencies(registry, checks))
             await stack.enter_async_context(generation)
             await stack.enter_async_context(encoder.batcher)
             await stack.enter_async_context(retriever)
@@ -177,8 +182,8 @@ def create_app(
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
     respond = problems.Responder(settings.retry_after_seconds, openai_errors.render)
     problems.install(app, respond)
-    app.include_router(exposition.router(metrics.registry))
-    http_metrics.instrument(app, metrics.registry)
+    app.include_router(exposition.router(registry))
+    http_metrics.instrument(app, registry)
     app.add_middleware(
         BodyLimit,
         max_bytes=BODY_BYTES_MAX,

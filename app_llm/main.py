@@ -42,11 +42,13 @@ WORK = frozenset({"/encode", "/generate", "/llm_ask"})
 """What draining refuses and waits for."""
 
 
-def create_app(settings: Settings, gate: Gate, telemetry: TelemetrySettings = OFF) -> FastAPI:
-    """The model service as an ASGI application. It answers at once; /readyz says when the models are loaded, and, once
-    `gate` is closed, that no new work is taken."""
+def create_app(
+    settings: Settings, gate: Gate, telemetry: TelemetrySettings = OFF, registry: CollectorRegistry | None = None
+) -> FastAPI:
+    """The model service as an ASGI application, whose metrics are in `registry`, by default a new one. It answers at
+    once; /readyz says when the models are loaded, and, once `gate` is closed, that no new work is taken."""
     tracing = start_tracing(APP_LLM, telemetry, VERSION)
-    registry = CollectorRegistry()
+    registry = registry or CollectorRegistry()
     registry.register(REGISTRY)  # the default one, where vLLM keeps its vllm:* series
     models = Models(settings, Metrics(registry), telemetry, tracing)
 

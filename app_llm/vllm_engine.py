@@ -8,12 +8,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from app_llm import vllm_logs
 from app_llm.errors import NoTokenizer, PromptRefused, too_long
 from app_llm.generator import Accepted, Piece
 from app_llm.hardware import Plan
 from app_llm.settings import Settings
 from contracts.telemetry import TRACEPARENT_HEADER
 from contracts.types import FinishReason, Prompt
+from observability.settings import TelemetrySettings
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -141,6 +143,8 @@ def _set_environment(settings: Settings, plan: Plan) -> None:
     chosen = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "INFO" if settings.log_level == "debug" else "ERROR",
+        # The engine's process makes its own handler, from the same settings.
+        **vllm_logs.environment(TelemetrySettings()),
         "OMP_NUM_THREADS": str(plan.threads),
     }
     if plan.device == "cpu":

@@ -221,6 +221,8 @@ LOG_LABELS = ("service", "env", "level")
 """Loki's labels: each combination is a stream, so there must be few."""
 LOG_METADATA = ("request_id", "trace_id")
 """Loki's structured metadata: found without parsing the line, and no stream of their own."""
+REQUEST_LOGGER = "app.requests"
+"""Its lines are for machines: the console shows only those that are warnings."""
 REQUEST_EVENT = "request"
 """`event` of the one line that says how a request went."""
 LOG_FIELDS = ("time", "level", "logger", "message", "event", "request_id", "trace_id", "span_id", "exception")

@@ -19,10 +19,9 @@ TOPICS_MAX = 32
 
 
 class Metrics:
-    """In a registry of their own, so that several gateways fit into one process."""
+    """All of them, in `registry`."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = telemetry.REQUESTS.counter(registry)
         self._refused = telemetry.REFUSED.counter(registry)
         self._stage = telemetry.STAGE_SECONDS.histogram(registry)

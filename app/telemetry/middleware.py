@@ -18,13 +18,13 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.terms import Terms
 from contracts.problems import CLIENT_LEFT, PROBLEM
-from contracts.telemetry import OTHER, REQUEST_EVENT, TRACEPARENT_HEADER, Outcome, Stage
+from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, TRACEPARENT_HEADER, Outcome, Stage
 from observability import semconv
 from observability.context import LogContext, current
 from observability.http_metrics import METHODS
 from observability.tracing import TRACESTATE_HEADER, Tracing
 
-log = logging.getLogger("app.requests")
+log = logging.getLogger(REQUEST_LOGGER)
 
 ASKING = frozenset({"/ask", "/v1/chat/completions"})
 """Where an LLM's answer is asked for."""

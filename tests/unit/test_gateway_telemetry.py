@@ -24,8 +24,8 @@ def record(**known: object) -> RequestRecord:
     return made
 
 
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
+def sample(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    return registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.mark.parametrize(
@@ -86,29 +86,29 @@ def test_a_log_line_has_only_fields_that_are_known() -> None:
 
 
 def test_a_failure_counts_the_stages_it_came_through_and_no_total() -> None:
-    metrics = Metrics()
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
     failed = record(status=502, problem=Problem(502, "model_service_failed"))
     failed.note(Stage.ENCODE, 0.0, 1.0)
     metrics.ended(failed)
-    assert sample(metrics, "pharos_stage_duration_seconds_count", stage="encode") == 1
-    assert sample(metrics, "pharos_stage_duration_seconds_count", stage="total") == 0
-    assert sample(metrics, "pharos_no_first_token_total", reason="error") == 1
+    assert sample(registry, "pharos_stage_duration_seconds_count", stage="encode") == 1
+    assert sample(registry, "pharos_stage_duration_seconds_count", stage="total") == 0
+    assert sample(registry, "pharos_no_first_token_total", reason="error") == 1
     metrics.ended(record(finish_reason=NOTHING_RELEVANT, passages=0))
-    assert sample(metrics, "pharos_stage_duration_seconds_count", stage="total") == 1
-    assert sample(metrics, "pharos_no_first_token_total", reason=NOTHING_RELEVANT) == 1
-    assert sample(metrics, "pharos_not_in_documents_total") == 1
+    assert sample(registry, "pharos_stage_duration_seconds_count", stage="total") == 1
+    assert sample(registry, "pharos_no_first_token_total", reason=NOTHING_RELEVANT) == 1
+    assert sample(registry, "pharos_not_in_documents_total") == 1
 
 
 def test_topics_beyond_the_first_are_others_and_those_that_may_not_exist_are_none() -> None:
-    metrics = Metrics()
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
     for i in range(TOPICS_MAX + 10):
         metrics.ended(record(topics=(f"unknown-{i}",), status=422, problem=Problem(422, "unknown_topic")))
     for i in range(TOPICS_MAX + 10):
         metrics.ended(record(topics=(f"topic-{i}",)))
     name = "pharos_topic_stage_duration_seconds_count"
-    topics = {
-        s.labels["topic"]: s.value for family in metrics.registry.collect() for s in family.samples if s.name == name
-    }
+    topics = {s.labels["topic"]: s.value for family in registry.collect() for s in family.samples if s.name == name}
     assert len(topics) == TOPICS_MAX + 1
     assert topics[telemetry.OTHER] == 10
     assert not any(topic.startswith("unknown") for topic in topics)
@@ -149,15 +149,13 @@ def test_the_flow_of_tokens_is_what_a_histogram_of_the_library_would_say() -> No
 
 
 def test_latencies_carry_their_trace_as_an_exemplar() -> None:
-    metrics = Metrics()
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
     answered = record(first_token=None)
     answered.first_token = answered.arrived + 0.3
     metrics.ended(answered)
     exemplars = {
-        s.name: s.exemplar.labels
-        for family in metrics.registry.collect()
-        for s in family.samples
-        if s.exemplar is not None
+        s.name: s.exemplar.labels for family in registry.collect() for s in family.samples if s.exemplar is not None
     }
     assert set(exemplars) == {
         "pharos_stage_duration_seconds_bucket",
