@@ -127,7 +127,10 @@ def test_the_model_service_alone(models: Service) -> None:
         card = direct.get("/models").json()
         assert (card["encoder"], card["generator"]) == ("all-MiniLM-L6-v2", "SmolLM2-135M-Instruct")
         assert (card["encoder_window"], card["context_window"]) == (256, 4096)
-        assert "vllm:kv_cache_usage_perc" in direct.get("/metrics").text
+        for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
+            scraped = direct.get("/metrics", headers={"accept": accept}).text
+            assert "\nvllm:kv_cache_usage_perc{" in scraped
+            assert "\nvllm:generation_tokens_total{" in scraped
         assert direct.get("/docs").status_code == 200
 
 
