@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext
 from app.batching import Batcher, BatchLimits, Served
 from contracts.ports import Encoder
 from contracts.types import Encoding
-from observability.tracing import current_context, on_behalf_of
+from observability.trace_context import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from app.batching import Batcher, BatchLimits
 from app.merging import MergingEncoder
 from contracts.ports import VectorStore
 from contracts.types import Passage
-from observability.tracing import current_context, on_behalf_of
+from observability.trace_context import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)

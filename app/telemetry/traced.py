@@ -13,7 +13,8 @@ from opentelemetry.trace import SpanKind
 from contracts.ports import Encoder, VectorStore
 from contracts.types import Encoding, Passage, TopicCount, Vectors
 from observability import semconv
-from observability.tracing import OpenSpan, Tracing, callers_now, current_context
+from observability.trace_context import callers_now, current_context
+from observability.tracing import OpenSpan, Tracing
 
 
 class TracedEncoder:

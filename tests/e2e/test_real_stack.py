@@ -133,7 +133,7 @@ def test_the_model_service_alone(models: Service) -> None:
 
 
 def test_vllms_span_is_inside_the_prompts(models: Service, trace_backend: OtlpServer) -> None:
-    """Two prompts of one batch, each in the trace of its own caller; and the boot of vLLM as the same service."""
+    """Two prompts of one batch, each in the trace of its own caller; all that vLLM tells is told as this service."""
     callers = ("1" * 32, "2" * 32)
     prompts = [
         {"request_id": trace, "prompt": "The sea is", "max_tokens": 4, "traceparent": f"00-{trace}-{'a' * 16}-01"}

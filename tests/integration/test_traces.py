@@ -13,12 +13,14 @@ import pytest
 
 from app.adapters.memory import MemoryStore
 from app.batching import BatchLimits
+from app.errors import ModelServiceDown
 from app.merging import MergingEncoder
 from app.replicated import ReplicatedEncoder, ReplicatedGenerator
 from app.retrieval import Retriever
 from app.telemetry.traced import TracedEncoder, TracedStore
 from contracts.types import Delta, Message, Passage, Prompt, Sampling
 from observability.settings import TelemetrySettings
+from observability.trace_context import on_behalf_of
 from observability.tracing import OpenSpan, Tracing, start_tracing
 from tests.support import processes
 from tests.support.otlp_server import OtlpServer, Received, otlp_server
@@ -231,6 +233,36 @@ async def test_encoding_and_searching_for_several_are_linked_to_each(backend: Ot
         assert batch.attributes["pharos.batch.callers"] == 3
     assert (served.trace_id, served.parent) == (call.trace_id, call.span_id)
     assert served.attributes["pharos.encode.texts"] == 3
+
+
+async def test_a_call_that_fails_says_why_in_its_span(backend: OtlpServer) -> None:
+    nobody = f"http://127.0.0.1:{processes.free_port()}"
+    async with tracing_to(backend.endpoint) as tracing, processes.replicas(nobody) as replicas:
+        with tracing.begin("POST /ask", traceparent=traceparent(TRACES[0])) as request:
+            encoder = TracedEncoder(ReplicatedEncoder(replicas), tracing)
+            with on_behalf_of([request.context]), pytest.raises(ModelServiceDown):
+                await encoder.encode(["one"])
+    backend.wait(lambda it: len(it.spans) == 2)
+    call = backend.one("embeddings")
+    assert call.parent == request.span_id
+    assert call.failed
+    assert call.attributes["error.type"] == "ModelServiceDown"
+    assert not backend.one("POST /ask").failed
+
+
+async def test_listing_topics_is_inside_the_request_that_caused_it(backend: OtlpServer) -> None:
+    memory = MemoryStore()
+    memory.add([Passage("1", "1", "The sea", "nature", "", "It is wide.", 0.0)], np.eye(1, 384, dtype=np.float32))
+    async with tracing_to(backend.endpoint) as tracing:
+        store = TracedStore(memory, tracing, "articles")
+        with tracing.begin("GET /topics", traceparent=traceparent(TRACES[0])) as request:
+            assert [topic.topic for topic in await store.topics()] == ["nature"]
+            assert await store.topic_names() == ["nature"]
+    backend.wait(lambda it: len(it.spans) == 3)
+    for name in ("topics articles", "topic_names articles"):
+        span = backend.one(name)
+        assert (span.parent, span.kind) == (request.span_id, "CLIENT")
+        assert span.attributes["db.operation.name"] == name.split()[0]
 
 
 async def test_off_here_the_model_service_is_told_of_the_callers_own_span(backend: OtlpServer, traced: Service) -> None:

@@ -20,15 +20,8 @@ from contracts.telemetry import Outcome
 from observability import semconv
 from observability.settings import OFF, TelemetrySettings
 from observability.span_export import QUEUE_SPANS, Exporting, NowAndThen
-from observability.tracing import (
-    Tracing,
-    callers_now,
-    current_context,
-    current_headers,
-    on_behalf_of,
-    span_context,
-    start_tracing,
-)
+from observability.trace_context import callers_now, current_context, current_headers, on_behalf_of, span_context
+from observability.tracing import Tracing, start_tracing
 from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import free_port
 
