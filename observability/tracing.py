@@ -103,6 +103,10 @@ class OpenSpan:
         else:
             self.end(error=exc)
 
+    def rename(self, name: str) -> None:
+        """What it is is known by now: a request's route, once it has been found."""
+        self._span.update_name(name)
+
     def set(self, attributes: Attributes) -> None:
         """Add attributes before the end."""
         if self.recording:

@@ -156,6 +156,10 @@ def test_vllms_span_is_inside_the_prompts(models: Service, trace_backend: OtlpSe
         assert vllms.attributes["gen_ai.latency.time_in_queue"] >= 0
         assert vllms.attributes["gen_ai.latency.time_in_model_prefill"] > 0
         assert ours.started_ns <= vllms.started_ns < vllms.ended_ns
+    # vLLM's boot is one trace through three processes.
+    boot = ("Overall Loading", "EngineCoreProc init", "Load model")
+    trace_backend.wait(lambda it: all(it.named(name) for name in boot))
+    assert len({trace_backend.one(name).trace_id for name in boot}) == 1
     assert {span.service for span in trace_backend.spans} == {"app_llm"}
     assert {span.resource["service.namespace"] for span in trace_backend.spans} == {"pharos"}
     assert "Overriding of current TracerProvider" not in models.log.read_text()
