@@ -22,7 +22,7 @@ TEXT_FIELDS = frozenset({"question", "answer"})
 LINE_BYTES_MAX = 196_608
 """Loki refuses lines of more than 262,144 bytes (`max_line_size`)."""
 CHARS_MAX = 16_384
-"""Of a message, a traceback or a field; what is cut says so. (10,000 entries may wait.)"""
+"""Of a message or a traceback, of which 10,000 may wait; of fields only if a line is too long. What is cut says so."""
 
 ID_CHARS_MAX = 128
 """Of an id; the gateway takes request ids of 64, and Loki takes 64 KiB of structured metadata."""
@@ -30,6 +30,7 @@ ID_CHARS_MAX = 128
 _FROM_CALLER = frozenset({"event", *REQUEST_FIELDS})
 _IDS = ("request_id", "trace_id", "span_id")
 _NOBODY = LogContext()
+_PLAIN = frozenset({bool, int, float})
 _ORDER = {name: place for place, name in enumerate((*LOG_FIELDS, *REQUEST_FIELDS))}
 
 
@@ -87,13 +88,12 @@ class Lines:
         values = self._values(entry)
         metadata = {name: str(values[name]) for name in LOG_METADATA if name in values}
         chars = CHARS_MAX
-        while True:
-            encoded = msgspec.json.encode(
-                {name: _cut(value, chars) if isinstance(value, str) else value for name, value in values.items()}
-            )
-            if len(encoded) <= LINE_BYTES_MAX:
-                return Line(entry.created_ns, entry.level, encoded.decode(), metadata)
+        encoded = msgspec.json.encode(values)
+        while len(encoded) > LINE_BYTES_MAX:
+            shorter = {name: _cut(value, chars) if isinstance(value, str) else value for name, value in values.items()}
+            encoded = msgspec.json.encode(shorter)
             chars //= 4
+        return Line(entry.created_ns, entry.level, encoded.decode(), metadata)
 
     def _values(self, entry: Entry) -> dict[str, object]:
         seconds, ns = divmod(entry.created_ns, 1_000_000_000)
@@ -111,18 +111,19 @@ class Lines:
             values["exception"] = self._clean(entry.exception)
         for name, value in entry.fields.items():
             if name in self._allowed and value is not None:
-                values[name] = self._clean(value)
+                values[name] = value if type(value) in _PLAIN else self._clean(value)
         return dict(sorted(values.items(), key=lambda item: _ORDER[item[0]]))
 
     def _clean(self, value: object) -> object:
-        if value is None or isinstance(value, bool | int | float):
+        if isinstance(value, bool | int | float):
             return value
         try:
             text = str(value)
         except Exception:  # as above: anything may be logged
             text = type(value).__name__
+        text = self._redact(text)
         # Half of a surrogate pair has no UTF-8.
-        return self._redact(text).encode("utf-8", "replace").decode()
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class ConsoleFormatter(logging.Formatter):
