@@ -7,6 +7,7 @@ processes ends, for whatever reason, the others are ended too.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
@@ -171,6 +172,9 @@ What the alerts mean and what to do: docs/operations.md. Ctrl-C stops everything
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the configuration and all data go")
+    folder = parser.parse_args().folder
     environment = environment_with_dotenv(Path.cwd())
     try:
         ports = Ports.of(environment)
@@ -183,12 +187,12 @@ def main() -> int:
         if job in urls and in_use(getattr(ports, job)):
             name = f"PHAROS_{job.upper()}_PORT"
             return _refuse(f"port {getattr(ports, job)} ({job}) is in use: stop what listens there, or set {name}.")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    config = FOLDER / "prometheus.yml"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "prometheus.yml"
     shipped = yaml.safe_load(SHIPPED.read_text())
     config.write_text(yaml.safe_dump(local(shipped, urls, SHIPPED.parent.absolute()), sort_keys=False))
     try:
-        processes = commands(ports, config, FOLDER)
+        processes = commands(ports, config, folder)
     except debian.ProgramMissing as exc:
         return _refuse(str(exc))
     manager = Manager()
