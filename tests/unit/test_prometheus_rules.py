@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -223,16 +224,34 @@ def test_the_alert_says_what_a_person_needs(name: str) -> None:
     assert alert["annotations"]["dashboard"].removeprefix("/d/") in DASHBOARDS
 
 
-def test_every_section_about_an_alert_names_it() -> None:
+def section(alert: str) -> str:
+    """The text of the section that an alert names as its runbook."""
+    anchor = ALERTS[alert]["annotations"]["runbook"].partition("#")[2]
     text = (ROOT / "docs" / "operations.md").read_text()
-    for name, alert in ALERTS.items():
-        anchor = alert["annotations"]["runbook"].partition("#")[2]
-        (section,) = [
-            part
-            for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]
-            if part.partition("\n")[0].lower().replace(" ", "-") == anchor
-        ]
-        assert f"`{name}`" in section
+    (found,) = re.findall(
+        rf"^### {anchor.replace('-', ' ')}\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE
+    )
+    return str(found)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_its_section_begins_with_its_name(name: str) -> None:
+    assert f"`{name}`" in section(name).partition(":")[0]
+
+
+def test_sections_name_panels_that_exist() -> None:
+    panels: dict[str, set[str]] = {}
+    for file in (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json"):
+        dashboard = json.loads(file.read_text())
+        panels[dashboard["title"].removeprefix("Pharos: ")] = {panel["title"] for panel in dashboard["panels"]}
+    for alert in ALERTS:
+        (line,) = re.findall(r"^- Panel: (.*?)\n(?=- )", section(alert), re.MULTILINE | re.DOTALL)
+        pieces = re.split(r"\*([^*]+)\*: ", line.replace("\n  ", " "))[1:]
+        assert pieces
+        for dashboard, text in zip(pieces[::2], pieces[1::2], strict=True):
+            named = set(re.findall(r'"([^"]+)"', text))
+            assert named
+            assert named <= panels[dashboard], alert
 
 
 def test_the_routes_are_valid() -> None:
