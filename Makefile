@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test soak check bench format lock
+.PHONY: help install run monitor ingest test soak check bench format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -19,6 +19,10 @@ run: ## set up and start everything on this machine; Ctrl-C stops it (ACCELERATO
 	@$(MAKE) --no-print-directory install
 	@$(PY) -m launch.stack
 
+monitor: ## Prometheus with the shipped rules beside a running Pharos; Ctrl-C stops it
+	@$(MAKE) --no-print-directory install
+	@$(PY) -m launch.monitor
+
 ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [OPTIONS="--limit 100"]
 	@test -n "$(DATASET)" || { echo 'say which: make ingest DATASET=file.csv'; exit 2; }
 	@$(PY) -m setup_milvus --dataset "$(DATASET)" $(OPTIONS)
@@ -32,12 +36,15 @@ MINUTES ?= 10
 soak: ## a mix of all behaviours for MINUTES=10 against a simulated stack of its own; fails when anything grows
 	$(PY) -m benchmarks.soak --minutes $(MINUTES)
 
-check: ## ruff and mypy --strict
+check: ## ruff, mypy --strict, and the rules of Prometheus and Alertmanager
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) -m launch.debian promtool check config monitoring/prometheus/prometheus.yml
+	$(PY) -m launch.debian promtool test rules monitoring/prometheus/tests/*.yml
+	$(PY) -m launch.debian amtool check-config monitoring/alertmanager/alertmanager.yml
 
 bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md (NAMES="encode relay" for some)
 	@$(MAKE) --no-print-directory install

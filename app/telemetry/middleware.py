@@ -22,7 +22,8 @@ from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, TRACEPAREN
 from observability import semconv
 from observability.context import LogContext, current
 from observability.http_metrics import METHODS
-from observability.tracing import TRACESTATE_HEADER, Tracing
+from observability.trace_context import TRACESTATE_HEADER
+from observability.tracing import Tracing
 
 log = logging.getLogger(REQUEST_LOGGER)
 
