@@ -1,0 +1,1 @@
+"""What watches Pharos: dashboards, and the configuration of Prometheus, Alertmanager, Loki, Tempo and Grafana."""
