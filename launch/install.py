@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch import nginx
+from launch import debian
 
 VENV = Path(".venv")
 LOCKS = Path("requirements")
@@ -21,7 +21,7 @@ ACCELERATORS = ("cpu", "gpu")
 def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
     """Install each lock whose content is not installed yet.
 
-    Raises CalledProcessError with pip's own words above it, and NginxMissing. The benchmarks use it with a folder and
+    Raises CalledProcessError with pip's own words above it, and ProgramMissing. The benchmarks use it with a folder and
     locks of their own, one environment for each peer.
     """
     if not python_of(venv).exists():
@@ -43,7 +43,8 @@ def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
             old.unlink()
         stamp.touch()
     if "dev" in names:
-        nginx.ensure(venv)
+        for program in debian.PROGRAMS:
+            debian.ensure(venv, program)
 
 
 def python_of(venv: Path) -> Path:
@@ -93,7 +94,7 @@ def pip(venv: Path, *arguments: str, check: bool = True) -> int:
 if __name__ == "__main__":
     try:
         install(sys.argv[1:])
-    except nginx.NginxMissing as exc:
+    except debian.ProgramMissing as exc:
         sys.exit(f"pharos: {exc}")
     except subprocess.CalledProcessError as exc:
         sys.exit(

@@ -23,12 +23,16 @@ BURN_RATE_FAST = 14.4
 those of Google's SRE workbook, chapter 5."""
 BURN_RATE_SLOW = 6.0
 BURN_RATE_EVEN = 1.0
+BURN_FAILURES_MIN = 10
+"""Fewer failures in the longer of its windows page nobody: of the three requests of a quiet night one is a third."""
 
 SATURATION_HIGH = 0.8
 SATURATION_FULL = 0.95
 """Shares of a limit: places of requests, queues, processors, memory."""
 KV_CACHE_FULL = 0.95
 PREEMPTIONS_PER_SECOND = 0.1
+PREEMPTIONS_PER_PROMPT = 0.2
+"""A storm is both: many, and many of what runs. Each preempted prompt is computed again from its beginning."""
 EVENT_LOOP_LAG_SECONDS = 0.1
 PAUSE_SECONDS = 0.05
 
@@ -42,6 +46,7 @@ STAGE_SECONDS_BAD = 0.5
 """For each stage before the model answers: together they should not be felt."""
 
 NOT_IN_DOCUMENTS_HIGH = 0.5
-INGEST_STALLED_SECONDS = 300.0
+INGEST_STALLED_SECONDS = 180.0
+"""Less than PHAROS_INGEST_RETRY_SECONDS (300), after which a job that gets no answer ends by itself."""
 GPU_CELSIUS_HIGH = 80.0
 GPU_CELSIUS_BAD = 90.0

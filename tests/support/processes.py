@@ -18,7 +18,7 @@ import httpx
 from app.adapters.discovery import Discovery
 from app.adapters.model_client import HttpModelClient, Patience
 from app.replicas import Health, Replicas
-from launch.nginx import MISSING, find
+from launch import debian
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,11 +178,17 @@ def serves_milvus(service: Service) -> bool:
     return True
 
 
+def program_of(program: debian.Program) -> Path:
+    """Where it is; the test that needs it fails where it is not."""
+    found = debian.find(ROOT / ".venv", program)
+    assert found is not None, debian.missing(program)
+    return found
+
+
 def nginx(folder: Path, *gateways: str) -> Service:
     """nginx in front of `gateways` (URLs), with the files of deploy/nginx: all that differs is the port, where it
     writes, and that the gateways have addresses, since Debian's nginx does not know `resolve`."""
-    program = find(ROOT / ".venv")
-    assert program is not None, MISSING
+    program = program_of(debian.NGINX)
     port = free_port()
     folder.mkdir(parents=True)
     for file in (ROOT / "deploy" / "nginx").glob("*.conf"):
