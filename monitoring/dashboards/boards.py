@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 
-from contracts.telemetry import APP, APP_LLM, REQUESTS_IN_FLIGHT
+from contracts.telemetry import APP, APP_LLM, REQUESTS_IN_FLIGHT, TOPIC_STAGE_SECONDS
 from monitoring.dashboards.foreign import ALERTS, INSTANCE, JOB, START_TIME
 from monitoring.dashboards.panels import PROMETHEUS, Panel
 from monitoring.dashboards.promql import Named, any_of, series
@@ -72,6 +72,12 @@ def choice(name: str, label: str, metric: Named, of: str, **where: str) -> dashb
         .all_value(".*")
         .current(model.VariableOption(text="All", value="$__all"))
     )
+
+
+def topic() -> dashboard.QueryVariable:
+    """Which topics: `topic=~"$topic"`."""
+    questions = TOPIC_STAGE_SECONDS._replace(name=TOPIC_STAGE_SECONDS.name + "_count")
+    return choice("topic", "Topic", questions, "topic")
 
 
 def pick(name: str, label: str, values: Sequence[str], chosen: str) -> dashboard.CustomVariable:

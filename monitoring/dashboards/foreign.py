@@ -74,7 +74,7 @@ LOCUST_REQUESTS = Series("locust_requests_total", "counter", ("name", "method", 
 LOCUST_SECONDS = Series("locust_response_time_seconds", "histogram", ("name",))
 LOCUST_FIRST_TOKEN = Series("locust_time_to_first_token_seconds", "histogram", ("name",))
 LOCUST_INTER_TOKEN = Series("locust_inter_token_latency_seconds", "histogram", ("name",))
-LOCUST_DISCONNECTS = Series("locust_disconnects_total", "counter")
+LOCUST_DISCONNECTS = Series("locust_disconnects_total", "counter", ("phase",))
 
 FOREIGN: tuple[Series, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Series)),

@@ -23,7 +23,7 @@ from monitoring.dashboards.panels import (
 from monitoring.dashboards.promql import PERCENTILES, or_zero, percentile, rate, total
 from monitoring.dashboards.service import ANSWER, FIRST_TOKEN, INTER_TOKEN, SATURATION, SOME
 
-FAILED = {"result": "!=ok"}
+FAILED = {"result": "=~failed|refused"}
 
 
 def load_test() -> dashboard.Dashboard:
@@ -96,7 +96,7 @@ def _load() -> list[Panel]:
         ),
         lines(
             "Requests by result",
-            "What Locust made of the answers.",
+            "What became of Locust's requests. refused: told to come back later. left: broken off on purpose.",
             REQUESTS_PER_SECOND,
             [ask(rate(f.LOCUST_REQUESTS, "result"), "{{result}}")],
             limit=None,
@@ -109,7 +109,7 @@ def _load() -> list[Panel]:
             "its place in the engine.",
             PER_SECOND,
             [
-                ask(rate(f.LOCUST_DISCONNECTS), "Locust left"),
+                ask(or_zero(rate(f.LOCUST_DISCONNECTS)), "Locust left"),
                 ask(or_zero(rate(t.REQUESTS, outcome=t.Outcome.CANCELLED)), "gateways: cancelled"),
             ],
             limit=None,

@@ -72,7 +72,8 @@ def _engine() -> list[Panel]:
         ),
         lines(
             "How prompts ended",
-            "stop: the answer was complete. length: it reached its limit. abort: the caller left.",
+            "stop: the answer was complete. length: it reached its limit. abort: the caller left. timeout, refused, "
+            "error: it did not get that far.",
             PER_SECOND,
             [ask(rate(t.PROMPTS_ENDED, "reason", **HERE), "{{reason}}")],
             limit=None,

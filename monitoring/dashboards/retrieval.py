@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import dashboard
 from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
-from monitoring.dashboards.boards import board, choice, gateway
+from monitoring.dashboards.boards import board, gateway, topic
 from monitoring.dashboards.panels import (
     BYTES,
     COUNT,
@@ -48,9 +48,7 @@ def retrieval() -> dashboard.Dashboard:
         ],
         variables=[
             gateway(),
-            choice(
-                "topic", "Topic", t.TOPIC_STAGE_SECONDS._replace(name=t.TOPIC_STAGE_SECONDS.name + "_count"), "topic"
-            ),
+            topic(),
         ],
     )
 

@@ -13,6 +13,7 @@ from monitoring.dashboards.boards import SERVICES, board, gateway
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
+    RATIO,
     REQUESTS_PER_SECOND,
     SECONDS,
     SHARE,
@@ -195,7 +196,7 @@ def _objectives() -> list[Panel]:
             title,
             f"How many times faster than evenly the error budget of {what} is used up, over windows of five minutes to "
             f"three days. Above {at.BURN_RATE_FAST:g} over an hour, or {at.BURN_RATE_SLOW:g} over six, an alert fires.",
-            RATIO_OF_PACE,
+            RATIO,
             [
                 ask(f"max({series(errors, slo=slo)}) / {1 - target:.3g}", f"over {window}")
                 for window, errors in foreign.SLO_ERRORS.items()
@@ -208,9 +209,6 @@ def _objectives() -> list[Panel]:
             ("Late first tokens: burn rate", "late first tokens", "ttft", at.TTFT_TARGET),
         )
     ]
-
-
-RATIO_OF_PACE = "none"
 
 
 def _saturation() -> list[Panel]:

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import logql
-from monitoring.dashboards.boards import board, choice, gateway, pick
+from monitoring.dashboards.boards import board, gateway, pick, topic
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
@@ -59,21 +59,19 @@ def time_spent() -> dashboard.Dashboard:
         ],
         variables=[
             gateway(),
-            choice(
-                "topic", "Topic", t.TOPIC_STAGE_SECONDS._replace(name=t.TOPIC_STAGE_SECONDS.name + "_count"), "topic"
-            ),
+            topic(),
             pick("slower_than", "Slower than (seconds)", ("0", "0.5", "1", "2.5", "5", "10", "30"), "1"),
         ],
     )
 
 
 def _stages() -> list[Panel]:
-    questions = rate(t.STAGE_SECONDS, suffix="_count", stage=t.Stage.TOTAL, **HERE)
+    questions = f"max({rate(t.STAGE_SECONDS, 'stage', suffix='_count', **PARTS, **HERE)})"
     return [
         lines(
             "Where a question's time goes",
             f"Seconds in each stage, for the average question. {STAGES} Averages hide the slow ones: see the "
-            "percentiles beside it.",
+            "percentiles below.",
             SECONDS,
             [
                 ask(
@@ -167,8 +165,8 @@ def _batches() -> list[Panel]:
 
 def _topics() -> list[Panel]:
     chosen = {"topic": "=~$topic", "stage": t.Stage.TOTAL, **HERE}
-    questions = rate(t.TOPIC_STAGE_SECONDS, suffix="_count", **chosen)
     parts = {"topic": "=~$topic", **PARTS, **HERE}
+    questions = f"max({rate(t.TOPIC_STAGE_SECONDS, 'stage', suffix='_count', **parts)})"
     return [
         *(
             lines(
