@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test soak check bench format lock
+.PHONY: help install run ingest test soak check bench dashboards format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -43,6 +43,10 @@ bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev bench
 	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
+
+dashboards: ## write Grafana's dashboards (monitoring/grafana/dashboards) from their code
+	@$(PYTHON) -m launch.install dev
+	$(PY) -m monitoring.dashboards
 
 format: ## rewrite the code in ruff's style
 	$(PY) -m ruff format .

@@ -45,7 +45,7 @@ def load_test() -> dashboard.Dashboard:
 def _load() -> list[Panel]:
     share = f"{or_zero(rate(f.LOCUST_REQUESTS, **FAILED))} / {rate(f.LOCUST_REQUESTS)}"
     return [
-        number("Users", "Simulated users now.", COUNT, ask(total(f.LOCUST_USERS)), limit=None, decimals=0),
+        number("Users now", "Simulated users now.", COUNT, ask(total(f.LOCUST_USERS)), limit=None, decimals=0),
         number(
             "Requests a second",
             "As Locust counts them.",

@@ -13,6 +13,7 @@ from monitoring.dashboards.panels import (
     CELSIUS,
     COUNT,
     PER_SECOND,
+    RATIO,
     SECONDS,
     SHARE,
     WATTS,
@@ -21,6 +22,7 @@ from monitoring.dashboards.panels import (
     ask,
     heat,
     lines,
+    number,
     percentiles,
 )
 from monitoring.dashboards.promql import buckets, percentile, rate, series, total
@@ -215,7 +217,7 @@ def _gpu() -> list[Panel]:
             SHARE,
             [ask(f"max by (instance, gpu) ({series(t.GPU_UTILISATION, **HERE)})", "{{instance}} GPU {{gpu}}")],
             limit=None,
-            span=6,
+            span=5,
             top=1,
         ),
         lines(
@@ -231,7 +233,7 @@ def _gpu() -> list[Panel]:
                 )
             ],
             limit=Limit(at.SATURATION_FULL, 0.99),
-            span=6,
+            span=5,
             top=1,
         ),
         lines(
@@ -240,19 +242,23 @@ def _gpu() -> list[Panel]:
             WATTS,
             [ask(f"max by (instance, gpu) ({series(t.GPU_POWER, **HERE)})", "{{instance}} GPU {{gpu}}")],
             limit=None,
-            span=6,
+            span=5,
         ),
         lines(
-            "GPU temperature, and errors of its driver",
-            "From NVIDIA's own exporter, where compose started it. Xid: number of the last error that the driver "
-            "reported; anything but 0 is in NVIDIA's list of Xid errors.",
+            "GPU temperature",
+            "From NVIDIA's own exporter, where compose started it. Near its limit the GPU slows itself down.",
             CELSIUS,
-            [
-                ask(f"max by (gpu) ({series(f.DCGM_TEMPERATURE)})", "GPU {{gpu}}"),
-                ask(f"max by (gpu) ({series(f.DCGM_XID_ERRORS)})", "Xid of GPU {{gpu}}"),
-            ],
+            [ask(f"max by (gpu) ({series(f.DCGM_TEMPERATURE)})", "GPU {{gpu}}")],
             limit=Limit(at.GPU_CELSIUS_HIGH, at.GPU_CELSIUS_BAD),
-            span=6,
+            span=5,
+        ),
+        number(
+            "Last GPU driver error",
+            "Number of the last Xid error of any GPU; 0: none. NVIDIA's list of Xid errors says what each means.",
+            RATIO,
+            ask(f"max({series(f.DCGM_XID_ERRORS)})"),
+            limit=Limit(1, 1),
+            decimals=0,
         ),
     ]
 

@@ -212,8 +212,7 @@ def _objectives() -> list[Panel]:
 
 
 def _saturation() -> list[Panel]:
-    idle = rate(foreign.NODE_CPU, mode="idle")
-    cpus = f"count({series(foreign.NODE_CPU, mode='idle')})"
+    idle = f"avg(rate({series(foreign.NODE_CPU, mode='idle')}[$__rate_interval]))"
     memory_left = f"{total(foreign.NODE_MEMORY_AVAILABLE)} / {total(foreign.NODE_MEMORY_TOTAL)}"
     disk_left = (
         f"min({series(foreign.NODE_DISK_AVAILABLE, fstype='!~tmpfs|ramfs|overlay')} / "
@@ -275,7 +274,7 @@ def _saturation() -> list[Panel]:
             "Shares in use. Disk is the fullest one.",
             SHARE,
             [
-                ask(f"1 - {idle} / {cpus}", "processors"),
+                ask(f"1 - {idle}", "processors"),
                 ask(f"1 - {memory_left}", "memory"),
                 ask(f"1 - {disk_left}", "disk"),
             ],
@@ -353,7 +352,10 @@ def _surroundings() -> list[Panel]:
             "Log records lost",
             "Records that Loki never got, by reason. They are dropped so that requests need not wait for Loki.",
             PER_SECOND,
-            [ask(or_zero(rate(t.LOKI_DROPPED, "job", "reason")), "{{job}} {{reason}}")],
+            [
+                ask(or_zero(rate(t.LOKI_DROPPED)), "all"),
+                ask(rate(t.LOKI_DROPPED, "job", "reason"), "{{job}} {{reason}}"),
+            ],
             limit=SOME,
         ),
         _versions(),
