@@ -45,6 +45,7 @@ bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md
 	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
 
 dashboards: ## write Grafana's dashboards (monitoring/grafana/dashboards) from their code
+	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev
 	$(PY) -m monitoring.dashboards
 
