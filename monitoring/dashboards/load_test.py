@@ -9,6 +9,7 @@ from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import SERVICES, board
 from monitoring.dashboards.panels import (
     COUNT,
+    OUTCOMES,
     PER_SECOND,
     REQUESTS_PER_SECOND,
     SECONDS,
@@ -165,6 +166,7 @@ def _server() -> list[Panel]:
             [ask(rate(t.REQUESTS, "outcome"), "{{outcome}}")],
             limit=None,
             stacked=True,
+            colours=OUTCOMES,
         ),
         lines(
             "Refused, by reason",

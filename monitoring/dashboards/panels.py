@@ -30,6 +30,7 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.loki import LokiQueryDirection
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from contracts.telemetry import Outcome
 from monitoring.dashboards.promql import PERCENTILES, Named, percentile
 
 Query = prometheus.Dataquery | loki.Dataquery
@@ -45,6 +46,14 @@ COUNT, PER_SECOND, REQUESTS_PER_SECOND = units.Short, units.CountsPerSecond, uni
 WATTS, CELSIUS, RATIO, TEXT = units.Watt, units.Celsius, units.NoUnit, units.String
 
 GREEN, ORANGE, RED = "green", "orange", "red"
+OUTCOMES: dict[str, str] = {
+    Outcome.OK: GREEN,
+    Outcome.REJECTED: "purple",
+    Outcome.CANCELLED: "text",
+    Outcome.TIMEOUT: ORANGE,
+    Outcome.ERROR: RED,
+}
+"""Grafana's names of colours; "text" is grey."""
 LINES_MAX = 1000
 """Log lines that a panel asks for: Loki itself gives no more than 5,000."""
 
@@ -103,8 +112,10 @@ def lines(
     span: int = 8,
     stacked: bool = False,
     top: float | None = None,
+    colours: Mapping[str, str] = MappingProxyType({}),
 ) -> timeseries.Panel:
-    """Lines over time, with the limit dashed across; `stacked` where they are parts of one whole."""
+    """Lines over time, with the limit dashed across; `stacked` where they are parts of one whole. `colours` are those
+    of legends that mean good or bad."""
     panel = _panel(timeseries.Panel(), title, description, unit, queries, limit, span, height=8)
     panel = panel.min(0).line_width(2 if not stacked else 1).fill_opacity(60 if stacked else 5)
     panel = panel.show_points(looks.VisibilityMode.NEVER).span_nulls(False)
@@ -122,6 +133,8 @@ def lines(
         panel = panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(looks.GraphTresholdsStyleMode.DASHED))
     if top is not None:
         panel = panel.max(top)
+    for legend, colour in colours.items():
+        panel = panel.override_by_name(legend, [_fixed(colour)])
     return panel
 
 
@@ -164,6 +177,10 @@ def rows(title: str, description: str, unit: str, query: Query, *, span: int = 2
     """A table; its columns are made by transformations and overrides."""
     panel = _panel(table.Panel(), title, description, unit, [query], None, span, height=height)
     return panel.show_header(True).cell_height(looks.TableCellHeight.SM)
+
+
+def _fixed(colour: str) -> model.DynamicConfigValue:
+    return model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})
 
 
 def _panel(

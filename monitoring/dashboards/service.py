@@ -12,6 +12,7 @@ from monitoring.dashboards import foreign, logql
 from monitoring.dashboards.boards import SERVICES, board, gateway
 from monitoring.dashboards.panels import (
     COUNT,
+    OUTCOMES,
     PER_SECOND,
     RATIO,
     REQUESTS_PER_SECOND,
@@ -139,6 +140,7 @@ def _traffic() -> list[Panel]:
             [ask(rate(t.REQUESTS, "outcome", **HERE), "{{outcome}}")],
             limit=None,
             stacked=True,
+            colours=OUTCOMES,
         ),
         lines(
             "HTTP answers, by status",

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 
 from monitoring.render.answers import Series
 from monitoring.render.units import written
@@ -18,9 +20,12 @@ from monitoring.render.units import written
 COLOURS = (
     "#3274d9", "#e0752d", "#37872d", "#a352cc", "#c4162a", "#b8870b", "#2b9eb3", "#8f3bb8", "#5e6b7a", "#d683ce",
 )  # fmt: skip
-LIMITS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a"}
+NAMED = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "purple": "#8f3bb8", "text": "#9ca3af"}
+"""Grafana's names of colours."""
 GREY = "#6b7280"
-LEGEND_MAX = 8
+LEGEND_ROWS = 3
+LETTER = 0.052
+"""Inches, of a legend's letter."""
 
 
 def draw(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
@@ -37,7 +42,8 @@ def draw(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
 def _lines(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(answers))]
+    fixed = _fixed_colours(panel)
+    colours = [fixed.get(series.legend, COLOURS[i % len(COLOURS)]) for i, series in enumerate(answers)]
     times = answers[0].times
     if defaults["custom"].get("stacking", {}).get("mode") == "normal":
         axes.stackplot(
@@ -56,28 +62,40 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None
     for step in defaults["thresholds"]["steps"][1:]:
         # A limit far above everything would press the lines flat.
         if step["value"] <= 3 * top:
-            axes.axhline(step["value"], color=LIMITS[step["color"]], linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.axhline(step["value"], color=NAMED[step["color"]], linewidth=0.8, linestyle=(0, (4, 3)))
     _time_axis(axes, answers)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
     axes.grid(axis="y", color="#eef0f3", linewidth=0.6)
     axes.set_axisbelow(True)
-    entries = [f"{series.legend}  {written(series.last, unit)}" for series in answers]
-    left_out = len(entries) - LEGEND_MAX
-    handles = [
-        axes.plot([], [], color=colour, linewidth=3, label=entry)[0]
-        for entry, colour in list(zip(entries, colours, strict=True))[:LEGEND_MAX]
-    ]
-    if left_out > 0:
-        handles.append(axes.plot([], [], color="none", label=f"and {left_out} more")[0])
+    _legend(axes, [f"{series.legend}  {written(series.last, unit)}" for series in answers], colours)
+
+
+def _legend(axes: Axes, entries: Sequence[str], colours: Sequence[str]) -> None:
+    """As many entries as there is room for below the axes."""
+    figure = axes.get_figure()
+    assert figure is not None
+    width = axes.get_position().width * figure.get_figwidth()  # type: ignore[union-attr]
+    longest = max(map(len, entries))
+    columns = max(1, min(len(entries), int(width / (LETTER * (longest + 4)))))
+    room = LEGEND_ROWS * columns
+    if len(entries) > room:
+        entries = [*entries[: room - 1], f"and {len(entries) - room + 1} more"]
+        colours = [*colours[: room - 1], "none"]
+    handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours]
     axes.legend(
-        handles=handles, fontsize=6.2, loc="upper left", bbox_to_anchor=(-0.01, -0.12), ncols=_columns(entries),
-        frameon=False, labelcolor="#374151", handlelength=0.9, columnspacing=1.2, borderaxespad=0.1, labelspacing=0.25,
+        handles, entries, fontsize=6.2, loc="upper left", bbox_to_anchor=(-0.01, -0.12), ncols=columns, frameon=False,
+        labelcolor="#374151", handlelength=0.9, columnspacing=1.2, borderaxespad=0.1, labelspacing=0.25,
     )  # fmt: skip
 
 
-def _columns(entries: Sequence[str]) -> int:
-    longest = max(len(entry) for entry in entries)
-    return max(1, min(len(entries), 4, 66 // (longest + 4)))
+def _fixed_colours(panel: dict[str, Any]) -> dict[str, str]:
+    """Legends that have a colour of their own."""
+    return {
+        override["matcher"]["options"]: NAMED[value["value"]["fixedColor"]]
+        for override in panel["fieldConfig"]["overrides"]
+        for value in override["properties"]
+        if value["id"] == "color"
+    }
 
 
 def _heat(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
@@ -121,7 +139,7 @@ def _number(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> Non
     (series,) = answers
     steps = defaults["thresholds"]["steps"]
     reached = [step for step in steps if step["value"] is None or series.last >= step["value"]]
-    colour = LIMITS[reached[-1]["color"]] if len(steps) > 1 else "#1f2937"
+    colour = NAMED[reached[-1]["color"]] if len(steps) > 1 else "#1f2937"
     axes.set_axis_off()
     axes.text(0.5, 0.42, written(series.last, defaults["unit"]), fontsize=17, fontweight="bold", color=colour,
               ha="center", va="center", transform=axes.transAxes)  # fmt: skip
@@ -129,9 +147,9 @@ def _number(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> Non
 
 def _table(axes: Axes, _: dict[str, Any], answers: Sequence[Series]) -> None:
     axes.set_axis_off()
-    columns = [*answers[0].labels, "processes"]
+    columns = [*answers[0].labels, "how many"]
     cells = [[*series.labels.values(), f"{series.last:.0f}"] for series in answers]
-    made = axes.table(cells, colLabels=columns, loc="upper left", cellLoc="left", edges="horizontal")
+    made = axes.table(cells, colLabels=columns, bbox=Bbox.from_bounds(0, 0, 0.5, 1), cellLoc="left", edges="horizontal")
     made.auto_set_font_size(False)
     made.set_fontsize(7)
 
