@@ -12,13 +12,15 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self
 
 from app.drain import ItemsAndCost
-from app.errors import DeadlineExceeded, Draining, Overloaded
+from app.errors import DeadlineExceeded, Draining, Overloaded, PharosError
 from app.waiting import BatchLimits, In, Item, Out, Waiting
+from app.watching import UNWATCHED, BatchWatch, DropReason
 
 __all__ = ["BatchLimits", "Batcher", "Served"]
 
@@ -41,9 +43,8 @@ class Batcher(Generic[In, Out]):
     waits for the queued and running ones.
 
     `backends()` is how many there are to share the work between; `room()` is how many items they can take now, and
-    whoever makes room calls `wake`. `on_batch(items, oldest_wait_seconds)` is called as each batch leaves (for
-    metrics); `discard(value)` takes an outcome whose caller went away while the batch was running, so that what it
-    holds can be freed.
+    whoever makes room calls `wake`. `watch` sees what happens, for metrics and traces; `discard(value)` takes an
+    outcome whose caller went away while the batch was running, so that what it holds can be freed.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Batcher(Generic[In, Out]):
         group: Callable[[In], Hashable] = lambda _: None,
         backends: Callable[[], int] = lambda: 1,
         room: Callable[[], float] = lambda: math.inf,
-        on_batch: Callable[[int, float], None] = lambda _items, _wait: None,
+        watch: BatchWatch = UNWATCHED,
         discard: Callable[[Out], None] = lambda _: None,
     ) -> None:
         self._run = run
@@ -64,7 +65,7 @@ class Batcher(Generic[In, Out]):
         self._group = group
         self._backends = backends
         self._room = room
-        self._on_batch = on_batch
+        self._watch = watch
         self._discard = discard
         self._waiting: Waiting[In, Served[Out]] = Waiting(limits)
         self._drain = ItemsAndCost()
@@ -79,6 +80,11 @@ class Batcher(Generic[In, Out]):
     def queued(self) -> int:
         """Items waiting for a slot."""
         return self._waiting.items
+
+    @property
+    def queue_items(self) -> int:
+        """Most of them there may be."""
+        return self._limits.queue_items
 
     @property
     def queued_cost(self) -> float:
@@ -99,7 +105,11 @@ class Batcher(Generic[In, Out]):
         cost = self._cost(value)
         loop = asyncio.get_running_loop()
         left = None if deadline is None else deadline - time.monotonic()
-        self._admit(cost, left)
+        try:
+            self._admit(cost, left)
+        except PharosError as refusal:
+            self._watch.item_dropped(_why(refusal))
+            raise
         until = math.inf if deadline is None else deadline
         item: Item[In, Served[Out]] = Item(value, cost, self._group(value), until, loop.create_future())
         self._waiting.add(item)
@@ -110,6 +120,8 @@ class Batcher(Generic[In, Out]):
             return await item.future
         except asyncio.CancelledError:
             if item.future.cancelled():
+                if item.left is None:
+                    self._watch.item_dropped("cancelled")
                 self._withdraw(item)
             elif item.future.exception() is None:
                 # Cancelled in the very turn in which the outcome came.
@@ -118,6 +130,8 @@ class Batcher(Generic[In, Out]):
         finally:
             if expiry is not None:
                 expiry.cancel()
+            if item.left is not None:
+                self._watch.item_served(item.arrived, item.left)
 
     def wake(self) -> None:
         """There is room again. Also safe to call when there is none."""
@@ -176,9 +190,12 @@ class Batcher(Generic[In, Out]):
         now = time.monotonic()
         batch = self._waiting.take(items, now, hold_back=not self._closed)
         if batch:
-            self._on_batch(len(batch), now - batch[0].arrived)
+            for item in batch:
+                item.left = now
+            self._watch.batch_left(len(batch), now - batch[0].arrived)
             self._drain.left(len(batch), sum(item.cost for item in batch), now)
-            task = asyncio.get_running_loop().create_task(self._serve(batch, now))
+            # A context of its own: a batch belongs to no single one of its submitters.
+            task = asyncio.get_running_loop().create_task(self._serve(batch, now), context=Context())
             self._running[task] = batch
             task.add_done_callback(self._ended)
             # The next batch in the next turn: by then this one has taken its room.
@@ -222,6 +239,8 @@ class Batcher(Generic[In, Out]):
     def _expire(self, item: Item[In, Served[Out]]) -> None:
         if not item.future.done():
             item.future.set_exception(DeadlineExceeded("The request's time ran out before it was served."))
+            if item.left is None:
+                self._watch.item_dropped("deadline")
             self._withdraw(item)
 
     def _withdraw(self, item: Item[In, Served[Out]]) -> None:
@@ -243,3 +262,9 @@ class Batcher(Generic[In, Out]):
         await self._idle.wait()
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _why(refusal: PharosError) -> DropReason:
+    if isinstance(refusal, DeadlineExceeded):
+        return "deadline"
+    return "draining" if isinstance(refusal, Draining) else "overloaded"

@@ -84,19 +84,23 @@ class Chat:
         opened = await self._generation.open(prompt, request.terms)
         stream = opened.value
         accepted = time.monotonic()
-        first_token: float | None = None
         try:
             yield Accepted()
             while True:
                 delta = await stream.read()
-                if first_token is None and delta.tokens:
-                    first_token = time.monotonic() - request.terms.arrived
                 if delta.text:
                     yield Text(delta.text)
                 if delta.finish_reason is not None:
                     now = time.monotonic()
-                    served = now - accepted + opened.served_seconds
-                    timings = Timings(opened.queued_seconds, 0.0, 0.0, first_token, served, now - request.terms.arrived)
+                    timings = Timings(
+                        queue=opened.queued_seconds,
+                        encode=None,
+                        search=None,
+                        prompt=None,
+                        time_to_first_token=stream.first_token_after(request.terms.arrived),
+                        generate=now - accepted + opened.served_seconds,
+                        total=now - request.terms.arrived,
+                    )
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return
         finally:

@@ -16,75 +16,21 @@ import msgspec
 from app.batching import Batcher, BatchLimits, Served
 from app.errors import (
     DeadlineExceeded,
-    InvalidRequest,
-    ModelServiceDown,
     ModelServiceFailed,
-    Overloaded,
     PharosError,
-    PromptTooLong,
 )
 from app.quota import Reservation
 from app.replicated import outstanding_tokens
 from app.terms import UNLIMITED, Terms
+from app.token_stream import StreamWatch, TokenStream, UnwatchedStreams, error_of
 from contracts.ports import Generator
-from contracts.types import Delta, Frame, Prompt, PromptProblem
+from contracts.telemetry import TRACEPARENT_HEADER
+from contracts.types import Frame, Prompt
+from observability.tracing import current_headers
 
 SETTLE_SECONDS = 2.0
 
-
-class TokenStream:
-    """The deltas of one prompt. Deltas its reader has not taken yet are merged, so a slow reader costs no memory."""
-
-    def __init__(self, request_id: str, reservation: Reservation | None = None) -> None:
-        self.request_id = request_id
-        self.reservation = reservation
-        self.ended = False
-        self.left = False
-        self.expiry: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._pending: Delta | None = None
-        self._error: PharosError | None = None
-        # A bare future: once per token an asyncio.Event would cost twice as much.
-        self._reader: asyncio.Future[None] | None = None
-
-    def put(self, delta: Delta) -> None:
-        """Called by the pump of the batch. Ignored once the stream has ended."""
-        if self.ended:
-            return
-        self._pending = delta if self._pending is None else self._pending.then(delta)
-        if delta.finish_reason is not None:
-            self.ended = True
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
-
-    def fail(self, error: PharosError) -> None:
-        """End the stream with `error`, after what is still pending. Ignored once the stream has ended."""
-        if not self.ended:
-            self.ended = True
-            self._error = error
-            if self._reader is not None and not self._reader.done():
-                self._reader.set_result(None)
-
-    async def read(self) -> Delta:
-        """What came since the last read, at least one delta. Not to be called after one with a finish reason.
-
-        Raises the error that ended the stream.
-        """
-        if self._pending is None and self._error is None:
-            self._reader = self._loop.create_future()
-            await self._reader
-        delta, self._pending = self._pending, None
-        if delta is None:
-            assert self._error is not None, "read() after the end"
-            raise self._error
-        if delta.error is not None:
-            self._error = error_of(delta.error)
-            if not delta.tokens:
-                raise self._error
-            # What came just before the error is the reader's; the next read raises.
-            return Delta(delta.request_id, delta.text, delta.tokens)
-        return delta
+UNWATCHED = UnwatchedStreams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +56,19 @@ class GenerationPool:
         *,
         backends: Callable[[], int] = lambda: 1,
         room: Callable[[], float] = lambda: math.inf,
-        on_batch: Callable[[str, int, float], None] = lambda _kind, _items, _wait: None,
+        watch: StreamWatch = UNWATCHED,
     ) -> None:
         self._generator = generator
-        self._submitting: Batcher[_Submission, TokenStream] = Batcher(
+        self._watch = watch
+        self.submitting: Batcher[_Submission, TokenStream] = Batcher(
             self._submit,
             limits,
             cost=lambda submission: outstanding_tokens(submission.prompt),
             backends=backends,
             room=room,
-            on_batch=lambda items, wait: on_batch("generate", items, wait),
+            watch=watch,
             # The caller went while its batch was being submitted: the engine has the prompt, so it must be told.
-            discard=self.leave,
+            discard=self._end,
         )
         self._aborting: Batcher[str, None] = Batcher(
             self._abort, BatchLimits(batch_items=1024, queue_items=100_000, in_flight=2)
@@ -137,8 +84,10 @@ class GenerationPool:
         """
         reservation = None if terms.quota is None else terms.quota.reserve_tokens(outstanding_tokens(prompt))
         try:
-            submission = _Submission(prompt, terms.deadline, reservation)
-            served = await self._submitting.submit(submission, deadline=terms.deadline)
+            # Each prompt of a batch says whose it is: the call that carries it belongs to several requests.
+            told = msgspec.structs.replace(prompt, traceparent=current_headers().get(TRACEPARENT_HEADER))
+            submission = _Submission(told, terms.deadline, reservation)
+            served = await self.submitting.submit(submission, deadline=terms.deadline)
         except BaseException:
             if reservation is not None:
                 reservation.settle(0)
@@ -151,6 +100,10 @@ class GenerationPool:
 
     def leave(self, stream: TokenStream) -> None:
         """Stop the work behind `stream` unless it has ended. Returns at once; the abort goes its own way."""
+        self._watch.stream_left(stream)
+        self._end(stream)
+
+    def _end(self, stream: TokenStream) -> None:
         if stream.expiry is not None:
             stream.expiry.cancel()
             stream.expiry = None
@@ -160,7 +113,7 @@ class GenerationPool:
 
     def wake(self) -> None:
         """The backends have room again, or others are there."""
-        self._submitting.wake()
+        self.submitting.wake()
 
     def _expire(self, stream: TokenStream) -> None:
         if not stream.ended:
@@ -206,10 +159,14 @@ class GenerationPool:
     def _deal(self, frame: Frame, streams: dict[str, TokenStream]) -> bool:
         """Give each stream its delta. Whether one of them has ended with it."""
         ended = False
-        for delta in frame.deltas:
+        now = time.monotonic()
+        seen = self._watch.tokens
+        for delta in frame.deltas:  # once per token
             stream = streams.get(delta.request_id)
             if stream is not None:
-                stream.put(delta)
+                if delta.tokens and not stream.ended:
+                    seen(None if stream.first_token is None else now - stream.latest, delta.tokens)
+                stream.put(delta, now)
                 if delta.finish_reason is not None:
                     ended = True
                     if stream.reservation is not None and delta.usage is not None:
@@ -232,7 +189,7 @@ class GenerationPool:
         # Left in reverse: no new prompts, then the running streams, then their aborts.
         await self._exit.enter_async_context(self._aborting)
         self._exit.push_async_callback(self._settle)
-        await self._exit.enter_async_context(self._submitting)
+        await self._exit.enter_async_context(self.submitting)
         return self
 
     async def __aexit__(
@@ -262,18 +219,3 @@ def _with_timeout(submission: _Submission, now: float) -> Prompt:
     if submission.deadline is None:
         return submission.prompt
     return msgspec.structs.replace(submission.prompt, timeout_seconds=submission.deadline - now)
-
-
-def error_of(problem: PromptProblem) -> PharosError:
-    """The gateway's error for why the model service refused or failed one prompt, or was lost with it."""
-    if problem.code == ModelServiceDown.code:
-        return ModelServiceDown(problem.detail)
-    if problem.status == 413:
-        return PromptTooLong(problem.detail)
-    if problem.status == 504:
-        return DeadlineExceeded(problem.detail)
-    if problem.status == 503:
-        return Overloaded(problem.detail)
-    if 400 <= problem.status < 500:
-        return InvalidRequest(problem.detail)
-    return ModelServiceFailed(problem.detail)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi import FastAPI
-from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
 
 from app.adapters.discovery import Discovery
 from app.adapters.milvus import MilvusStore
@@ -19,8 +19,7 @@ from app.asking import Asker
 from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
-from app.instrumented import InstrumentedAsker, Metrics
-from app.loop_gauge import task_gauge
+from app.grounding import Grounding
 from app.merging import MergingEncoder
 from app.quota import Keyring
 from app.replicas import Health, Replicas
@@ -33,9 +32,22 @@ from app.routes.openai import errors as openai_errors
 from app.served_models import ServedModels
 from app.serving import Gate
 from app.settings import Settings
+from app.telemetry.dependencies import watched_dependencies
+from app.telemetry.live import LiveGauges, Queue
+from app.telemetry.metrics import KindWatch, Metrics
+from app.telemetry.middleware import Observed
+from app.telemetry.traced import TracedEncoder, TracedStore
+from app.telemetry.wrappers import InstrumentedAsker, InstrumentedGrounding, InstrumentedRetriever
 from app.topics import TopicDirectory
+from app.watching import UNWATCHED, BatchWatch
 from contracts import problems
-from contracts.ports import VectorStore
+from contracts.ports import Encoder, VectorStore
+from contracts.telemetry import APP, Stage
+from observability import exposition, http_metrics
+from observability.build import VERSION
+from observability.settings import OFF, TelemetrySettings
+from observability.tracing import start_tracing
+from observability.vitals import vitals
 
 BODY_BYTES_MAX = 1_000_000
 TEXTS_BYTES_MAX = 16_000_000
@@ -81,15 +93,29 @@ def network_adapters(settings: Settings) -> Adapters:
     )
 
 
-def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters | None = None) -> FastAPI:
-    """The gateway as an ASGI application. Raises ValueError for limits that cannot work together."""
+def create_app(
+    settings: Settings,
+    gate: Gate | None = None,
+    telemetry: TelemetrySettings = OFF,
+    registry: CollectorRegistry | None = None,
+    *,
+    adapters: Adapters | None = None,
+) -> FastAPI:
+    """The gateway as an ASGI application, whose metrics are in `registry`: by default one of its own, so that several
+    gateways fit into one process. Raises ValueError for limits that cannot work together."""
     adapters = adapters or network_adapters(settings)
+    gate = gate or Gate()
     replicas = adapters.replicas
-    metrics = Metrics()
-    encoder = merging_encoder(settings, replicas, partial(metrics.on_batch, "encode"))
+    registry = registry or CollectorRegistry()
+    metrics = Metrics(registry)
+    tracing = start_tracing(APP, telemetry, VERSION)
+    encoder = merging_encoder(
+        settings, replicas, KindWatch(metrics, Stage.ENCODE), lambda inner: TracedEncoder(inner, tracing)
+    )
+    store = TracedStore(adapters.store, tracing, settings.collection)
     retriever = Retriever(
         encoder,
-        adapters.store,
+        store,
         search_limits=BatchLimits(
             settings.search_batch_items,
             settings.queue_items,
@@ -97,7 +123,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
             queue_seconds=settings.queue_seconds,
         ),
         min_score=settings.min_score,
-        on_batch=metrics.on_batch,
+        watch=KindWatch(metrics, Stage.SEARCH),
     )
     generation = GenerationPool(
         ReplicatedGenerator(replicas),
@@ -110,23 +136,34 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
         ),
         backends=replicas.count,
         room=replicas.prompt_room,
-        on_batch=metrics.on_batch,
+        watch=KindWatch(metrics, Stage.GENERATE),
     )
     replicas.on_change(generation.wake)
     facts = ModelFacts(replicas)
-    directory = TopicDirectory(adapters.store, settings.topics_ttl_seconds)
+    directory = TopicDirectory(store, settings.topics_ttl_seconds)
+    grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
     asker = InstrumentedAsker(
-        Asker(retriever, generation, directory, facts.get, prompt_tokens=settings.prompt_tokens), metrics
+        Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory),
+        texts=telemetry.log_texts,
     )
     served = ServedModels(facts.get, directory)
     chats = Chat(served, asker, generation, question_chars_max=settings.question_chars_max)
+    queues: dict[str, Queue] = {
+        "encode": encoder.batcher,
+        "search": retriever.searching,
+        "generate": generation.submitting,
+    }
+    registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
+    checks = {"model_service": replicas.any_ready, "milvus": adapters.store_ready}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(task_gauge(metrics.registry))
+            await stack.enter_async_context(tracing)
+            stack.enter_context(vitals(registry, APP))
             stack.push_async_callback(adapters.close)
             await stack.enter_async_context(replicas)
+            await stack.enter_async_context(watched_dependencies(registry, checks))
             await stack.enter_async_context(generation)
             await stack.enter_async_context(encoder.batcher)
             await stack.enter_async_context(retriever)
@@ -134,7 +171,7 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
 
     app = FastAPI(
         title="Pharos",
-        version="0.1.0",
+        version=VERSION,
         description="Question answering over your own documents that shows where every millisecond went.",
         lifespan=lifespan,
     )
@@ -142,14 +179,11 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
     app.include_router(ask.router(asker, settings))
     app.include_router(openai.router(served, chats, encoder, settings))
     app.include_router(topics.router(directory))
-    gate = gate or Gate()
-    checks = {"model_service": replicas.any_ready, "milvus": adapters.store_ready}
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
     respond = problems.Responder(settings.retry_after_seconds, openai_errors.render)
     problems.install(app, respond)
-    Instrumentator(registry=metrics.registry, excluded_handlers=["/metrics", "/healthz", "/readyz"]).instrument(
-        app
-    ).expose(app, include_in_schema=True, tags=["health"])
+    app.include_router(exposition.router(registry))
+    http_metrics.instrument(app, registry)
     app.add_middleware(
         BodyLimit,
         max_bytes=BODY_BYTES_MAX,
@@ -167,16 +201,21 @@ def create_app(settings: Settings, gate: Gate | None = None, adapters: Adapters 
         keyring=Keyring(settings.api_keys),
         needs_key=_needs_key,
     )
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    app.add_middleware(Observed, metrics=metrics, tracing=tracing, routes=routes)
     app.add_middleware(RequestIds)
     return app
 
 
 def merging_encoder(
-    settings: Settings, replicas: Replicas, on_batch: Callable[[int, float], None] = lambda _items, _wait: None
+    settings: Settings,
+    replicas: Replicas,
+    watch: BatchWatch = UNWATCHED,
+    traced: Callable[[Encoder], Encoder] = lambda encoder: encoder,
 ) -> MergingEncoder:
     """Every text of this gateway that is to be encoded goes through this one."""
     return MergingEncoder(
-        ReplicatedEncoder(replicas),
+        traced(ReplicatedEncoder(replicas)),
         slice_texts=settings.encode_batch_items,
         limits=BatchLimits(
             settings.encode_batch_items,
@@ -187,7 +226,7 @@ def merging_encoder(
             max_wait_seconds=settings.encode_max_wait_seconds,
         ),
         backends=replicas.count,
-        on_batch=on_batch,
+        watch=watch,
     )
 
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits, Served
+from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import Encoder
 from contracts.types import Encoding
+from observability.tracing import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     texts: Sequence[str]
     deadline: float | None
+    caller: SpanContext | None = field(default_factory=current_context)
 
 
 class MergingEncoder:
@@ -39,12 +43,12 @@ class MergingEncoder:
         slice_texts: int,
         limits: BatchLimits,
         backends: Callable[[], int] = lambda: 1,
-        on_batch: Callable[[int, float], None] = lambda _items, _wait: None,
+        watch: BatchWatch = UNWATCHED,
     ) -> None:
         self._encoder = encoder
         self._slice_texts = slice_texts
         self.batcher: Batcher[_Call, Encoding] = Batcher(
-            self._encode, limits, cost=lambda call: len(call.texts), backends=backends, on_batch=on_batch
+            self._encode, limits, cost=lambda call: len(call.texts), backends=backends, watch=watch
         )
 
     async def encode(self, texts: Sequence[str], *, timeout_seconds: float | None = None) -> Encoding:
@@ -77,9 +81,10 @@ class MergingEncoder:
         # The batch is wanted until the last of its callers gives up.
         deadlines = [math.inf if call.deadline is None else call.deadline for call in calls]
         left = max(deadlines) - time.monotonic()
-        merged = await self._encoder.encode(
-            [text for call in calls for text in call.texts], timeout_seconds=None if math.isinf(left) else left
-        )
+        with on_behalf_of([call.caller for call in calls]):
+            merged = await self._encoder.encode(
+                [text for call in calls for text in call.texts], timeout_seconds=None if math.isinf(left) else left
+            )
         parts: list[Encoding] = []
         start = 0
         for call in calls:

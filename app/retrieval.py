@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits
 from app.merging import MergingEncoder
+from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import VectorStore
 from contracts.types import Passage
+from observability.tracing import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,15 @@ class _Query:
     vector: NDArray[np.float32]
     topics: tuple[str, ...]
     limit: int
+    caller: SpanContext | None = field(default_factory=current_context)
+
+
+class RetrieveUseCase(Protocol):
+    """What finds passages: `Retriever`, or a wrapper around it."""
+
+    async def retrieve(
+        self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
+    ) -> Retrieved: ...
 
 
 class Retriever:
@@ -47,16 +59,16 @@ class Retriever:
         *,
         search_limits: BatchLimits,
         min_score: float,
-        on_batch: Callable[[str, int, float], None] = lambda _kind, _items, _wait: None,
+        watch: BatchWatch = UNWATCHED,
     ) -> None:
         self._encoder = encoder
         self._store = store
         self._min_score = min_score
-        self._searching: Batcher[_Query, list[Passage]] = Batcher(
+        self.searching: Batcher[_Query, list[Passage]] = Batcher(
             self._search,
             search_limits,
             group=lambda query: query.topics,
-            on_batch=lambda items, wait: on_batch("search", items, wait),
+            watch=watch,
         )
 
     async def retrieve(
@@ -69,7 +81,7 @@ class Retriever:
         encoded = await self._encoder.served([question], deadline=deadline)
         # Sorted, so that the same set of topics is the same group however it was written.
         query = _Query(encoded.value.vectors[0], tuple(sorted(set(topics))), limit)
-        found = await self._searching.submit(query, deadline=deadline)
+        found = await self.searching.submit(query, deadline=deadline)
         passages = found.value
         return Retrieved(
             passages=tuple(passage for passage in passages if passage.score >= self._min_score),
@@ -82,14 +94,15 @@ class Retriever:
     async def _search(self, queries: Sequence[_Query]) -> Sequence[list[Passage]]:
         limit = max(query.limit for query in queries)
         vectors = np.stack([query.vector for query in queries])
-        found = await self._store.search(vectors, queries[0].topics, limit)
+        with on_behalf_of([query.caller for query in queries]):
+            found = await self._store.search(vectors, queries[0].topics, limit)
         return [passages[: query.limit] for passages, query in zip(found, queries, strict=True)]
 
     async def __aenter__(self) -> Self:
-        await self._searching.__aenter__()
+        await self.searching.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._searching.__aexit__(kind, exc, trace)
+        await self.searching.__aexit__(kind, exc, trace)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from app.asking import GeneratorFacts
 from app.errors import UnknownModel, UnknownTopic
+from app.grounding import GeneratorFacts
 from app.topics import TopicDirectory
 from contracts.types import ModelCard
 

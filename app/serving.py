@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import resource
+import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Protocol, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from observability import logs
+from observability.settings import TelemetrySettings
 
 HEADER_SECONDS = 10.0
 """A client that has not sent a whole request head by then is cut off: an idle or deliberately slow one (slow loris)
@@ -133,34 +137,55 @@ class ServedSettings(Protocol):
 S = TypeVar("S", bound=ServedSettings)
 
 
-def run(settings_of: Callable[[], S], create_app: Callable[[S, Gate], FastAPI], quiet: Sequence[str]) -> None:
-    """A service from its environment to its end; of the `quiet` loggers only warnings are shown. Raises SystemExit for
-    settings that cannot work, and when the port cannot be taken."""
+def run(
+    service: str,
+    settings_of: Callable[[], S],
+    create_app: Callable[[S, Gate, TelemetrySettings, CollectorRegistry], FastAPI],
+    secrets: Callable[[S], Collection[str]],
+    quiet: Sequence[str],
+) -> None:
+    """A service from its environment to its end. Of the `quiet` loggers only warnings are logged; `secrets` are kept
+    out of the logs. Raises SystemExit for settings that cannot work, and when the port cannot be taken."""
     gate = Gate()
+    registry = CollectorRegistry()
     try:
         settings = settings_of()
-        app = create_app(settings, gate)
+        telemetry = TelemetrySettings()
+        app = create_app(settings, gate, telemetry, registry)
     except ValueError as exc:
         raise SystemExit(f"pharos: the settings cannot work: {exc}") from None
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    for name in quiet:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    _serve(app, gate, settings)
+    with logs.configure(service, telemetry, settings.log_level, secrets(settings), registry, quiet=quiet):
+        ended_by = _serve(app, gate, settings)
+    for number in ended_by:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
-def _serve(app: FastAPI, gate: Gate, settings: ServedSettings) -> None:
+def _serve(app: FastAPI, gate: Gate, settings: ServedSettings) -> list[int]:
+    """Returns the signal that it has obeyed, if it was one, by which the process is to end."""
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=_Protocol,
         ws="none",
+        log_config=None,  # its loggers go where all others go
         log_level=settings.log_level,
         access_log=False,  # /metrics counts requests; a line for each would only slow them down
         timeout_graceful_shutdown=2,  # the gate has waited already; what is left is idle or over its time
     )
     _allow_open_files()
     server = _Server(config, gate, settings.shutdown_grace_seconds)
+    ended_by: list[int] = []
+
+    def on_terminated(number: int, _: FrameType | None) -> None:
+        if server.started:  # uvicorn has ended, and repeats the signal; the logs are not out yet
+            ended_by.append(number)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, on_terminated)
     # What has been loaded by now stays. A full collection that looks at it again and again is a pause under load.
     gc.collect()
     gc.freeze()
@@ -168,6 +193,7 @@ def _serve(app: FastAPI, gate: Gate, settings: ServedSettings) -> None:
         server.run()
     if not server.started:
         raise SystemExit(3)
+    return ended_by
 
 
 def _allow_open_files() -> None:

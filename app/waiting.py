@@ -48,7 +48,8 @@ class BatchLimits:
 
 @dataclass(slots=True, eq=False)
 class Item(Generic[In, Out]):
-    """One value, and who waits for its outcome until when (`time.monotonic()` instants)."""
+    """One value, who waits for its outcome until when, and when it `left` for the backend (`time.monotonic()` instants;
+    None: it has not)."""
 
     value: In
     cost: float
@@ -56,6 +57,7 @@ class Item(Generic[In, Out]):
     deadline: float
     future: asyncio.Future[Out]
     arrived: float = field(default_factory=time.monotonic)
+    left: float | None = None
 
     def wanted(self, now: float) -> bool:
         """Whether somebody still waits for it."""

@@ -20,6 +20,7 @@ import msgspec
 from app.drain import DrainRate
 from app.errors import Overloaded
 from app_llm.errors import PromptRefused
+from contracts.ports import Generator
 from contracts.types import Delta, FinishReason, Frame, Prompt, PromptProblem, Usage
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,18 @@ class _Collector:
         return frame
 
 
+class HoldingGenerator(Generator, Protocol):
+    """A `Generator` that knows how many prompts it holds: `BatchedGenerator`, or a wrapper around it."""
+
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def at_once(self) -> int: ...
+
+
 class BatchedGenerator:
-    """Implements `contracts.ports.Generator`. It holds at most `prompts_max` prompts; beyond that it is Overloaded.
+    """Implements `HoldingGenerator`. It holds at most `prompts_max` prompts; beyond that it is Overloaded.
 
     A prompt that must wait for the engine, by the rate at which prompts have lately ended, longer than it has time, is
     refused before it gets there.

@@ -15,10 +15,15 @@ from app.batching import BatchLimits
 from app.merging import MergingEncoder
 from app_llm.encoder import LocalEncoder, SentenceTransformerEncoder
 from app_llm.errors import NotReady
-from app_llm.generator import BatchedGenerator, Engine
+from app_llm.generator import BatchedGenerator, Engine, HoldingGenerator
 from app_llm.hardware import plan_for_this_machine
+from app_llm.instrumented import InstrumentedEncoder, InstrumentedGenerator, Metrics
 from app_llm.settings import Settings
+from app_llm.traced import TracedEncoder, TracedGenerator, vllm_joins
+from contracts.ports import Encoder
 from contracts.types import Message, ModelCard, Prompt, Sampling
+from observability.settings import OFF, TelemetrySettings
+from observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +45,8 @@ class Loaded:
     """What the routes serve from."""
 
     card: ModelCard
-    encoder: MergingEncoder
-    generator: BatchedGenerator
+    encoder: Encoder
+    generator: HoldingGenerator
     encoder_tokenizer: str
     generator_tokenizer: str
     engine_alive: Callable[[], bool]
@@ -50,8 +55,13 @@ class Loaded:
 class Models:
     """`load` once, `close` at the end; `loaded` in between raises NotReady until the warm-up is over."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, telemetry: TelemetrySettings = OFF, tracing: Tracing | None = None
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._telemetry = telemetry
+        self._tracing = tracing or Tracing()
         self._loaded: Loaded | None = None
         self._exit = AsyncExitStack()
 
@@ -68,17 +78,21 @@ class Models:
         settings = self._settings
         started = time.monotonic()
         local_encoder, engine = await self._start()
+        limits = BatchLimits(
+            batch_items=settings.encoder_queue_calls,
+            queue_items=settings.encoder_queue_calls,
+            batch_cost=settings.encoder_merge_texts,
+        )
         encoder = MergingEncoder(
-            local_encoder,
+            InstrumentedEncoder(local_encoder, self._metrics),
             slice_texts=settings.encoder_batch_texts,
-            limits=BatchLimits(
-                batch_items=settings.encoder_queue_calls,
-                queue_items=settings.encoder_queue_calls,
-                batch_cost=settings.encoder_merge_texts,
-            ),
+            limits=limits,
+            watch=self._metrics.encoding,
         )
         await self._exit.enter_async_context(encoder.batcher)
-        generator = BatchedGenerator(engine, settings.served_generate_prompts)
+        batched = BatchedGenerator(engine, settings.served_generate_prompts)
+        self._metrics.watch(batched, encoder)
+        generator = InstrumentedGenerator(batched, self._metrics)
         log.info("warming up")
         await encoder.encode(["A first text, so that the first user does not wait for lazy initialisation."])
         hello = Prompt("warm-up", (Message("user", "Say hello."),), sampling=Sampling(max_tokens=4))
@@ -93,7 +107,12 @@ class Models:
             engine=settings.engine,
         )
         self._loaded = Loaded(
-            card, encoder, generator, local_encoder.tokenizer_json(), engine.tokenizer_json(), engine.alive
+            card,
+            TracedEncoder(encoder, self._tracing, card.encoder) if self._tracing.on else encoder,
+            TracedGenerator(generator, self._tracing, card.generator) if self._tracing.on else generator,
+            local_encoder.tokenizer_json(),
+            engine.tokenizer_json(),
+            engine.alive,
         )
         log.info("ready after %.0f s: %s and %s", time.monotonic() - started, card.encoder, card.generator)
 
@@ -109,7 +128,8 @@ class Models:
 
             # vLLM first: it sets the environment that OpenMP reads when torch first computes.
             log.info("starting vLLM with %s (under a minute on a small CPU, unless the model is large)", settings.model)
-            engine = await VllmEngine.start(settings, plan)
+            with vllm_joins(self._tracing, self._telemetry) as traces_endpoint:
+                engine = await VllmEngine.start(settings, plan, traces_endpoint)
             self._exit.callback(engine.stop)
         else:
             engine = _simulated_engine(settings)

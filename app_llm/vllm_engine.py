@@ -8,11 +8,14 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from app_llm import vllm_logs
 from app_llm.errors import NoTokenizer, PromptRefused, too_long
 from app_llm.generator import Accepted, Piece
 from app_llm.hardware import Plan
 from app_llm.settings import Settings
+from contracts.telemetry import TRACEPARENT_HEADER
 from contracts.types import FinishReason, Prompt
+from observability.settings import TelemetrySettings
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,19 +24,23 @@ if TYPE_CHECKING:
 class VllmEngine:
     """Made by `start`, which takes 40 s on a small CPU."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, *, traces: bool = False) -> None:
         # vLLM may only be imported after the environment is set, hence the imports inside functions.
         from vllm.renderers.params import ChatParams
 
         self._llm = llm
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        self._traces = traces
         self._counter = 0
         self.context_tokens: int = llm.model_config.max_model_len
         self.at_once: int = llm.vllm_config.scheduler_config.max_num_seqs
 
     @classmethod
-    async def start(cls, settings: Settings, plan: Plan) -> VllmEngine:
-        """Boot the engine in its own process. Raises whatever vLLM raises for a model it cannot serve."""
+    async def start(cls, settings: Settings, plan: Plan, traces_endpoint: str | None = None) -> VllmEngine:
+        """Boot the engine in its own process. Raises whatever vLLM raises for a model it cannot serve.
+
+        With `traces_endpoint`, vLLM makes a span of each prompt inside the prompt's (see traced.py).
+        """
         _set_environment(settings, plan)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -47,9 +54,11 @@ class VllmEngine:
             gpu_memory_utilization=settings.gpu_memory_fraction,
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
+            otlp_traces_endpoint=traces_endpoint,
         )
         # In a thread, so that /healthz and /readyz answer while the model loads.
-        return cls(await asyncio.to_thread(AsyncLLM.from_engine_args, arguments))
+        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+        return cls(llm, traces=traces_endpoint is not None)
 
     async def accept(self, prompt: Prompt) -> Accepted:
         from vllm.exceptions import VLLMValidationError
@@ -73,7 +82,8 @@ class VllmEngine:
             raise PromptRefused(422, "invalid_prompt", f"vLLM refused the prompt: {exc}") from exc
         self._counter += 1
         # vLLM's ids must be unique; the callers' need not be.
-        return Accepted(tokens, self._run(rendered, sampling, f"{prompt.request_id}#{self._counter}"))
+        headers = {TRACEPARENT_HEADER: prompt.traceparent} if self._traces and prompt.traceparent else None
+        return Accepted(tokens, self._run(rendered, sampling, f"{prompt.request_id}#{self._counter}", headers))
 
     async def _render(self, prompt: Prompt) -> Any:
         """Template and tokenise off the event loop, by vLLM's renderer. The window is checked by us, to say by how
@@ -89,10 +99,12 @@ class VllmEngine:
         _, rendered = await renderer.render_chat_async([messages], self._chat_params, params)
         return rendered[0]
 
-    async def _run(self, rendered: Any, sampling: Any, request_id: str) -> AsyncGenerator[Piece, None]:
+    async def _run(
+        self, rendered: Any, sampling: Any, request_id: str, trace_headers: dict[str, str] | None
+    ) -> AsyncGenerator[Piece, None]:
         finished = False
         try:
-            async for output in self._llm.generate(rendered, sampling, request_id):
+            async for output in self._llm.generate(rendered, sampling, request_id, trace_headers=trace_headers):
                 made = output.outputs[0]
                 finished = output.finished
                 yield Piece(made.text, len(made.token_ids), _finish_reason(made.finish_reason) if finished else None)
@@ -131,6 +143,8 @@ def _set_environment(settings: Settings, plan: Plan) -> None:
     chosen = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "INFO" if settings.log_level == "debug" else "ERROR",
+        # The engine's process makes its own handler, from the same settings.
+        **vllm_logs.environment(TelemetrySettings()),
         "OMP_NUM_THREADS": str(plan.threads),
     }
     if plan.device == "cpu":

@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 RETRY_STATUSES = (429, 502, 503, 504)
 """Failures that may be over in a moment: the answer has `Retry-After`, and `retryable` is true."""
 
+PROBLEM = "problem"
+"""In a scope's state: status and code of the problem that was answered, for whoever counts requests."""
+CLIENT_LEFT = "client_left"
+"""In a scope's state, when the client went away before its answer was complete."""
+
 RETRY_AFTER_SECONDS_MAX = 60
 """Nobody plans further ahead from a measurement of some seconds."""
 
@@ -81,6 +86,7 @@ class Responder:
 
     def of_body(self, request: Request, body: dict[str, Any], measured_seconds: float | None = None) -> Response:
         """The response that says `body`."""
+        request.scope.setdefault("state", {})[PROBLEM] = (body["status"], body["code"])
         headers = {}
         if body["retryable"]:
             seconds = self._retry_after_seconds if measured_seconds is None else math.ceil(measured_seconds)

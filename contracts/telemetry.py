@@ -161,14 +161,17 @@ DEPENDENCY_UP = Metric(
 
 PROMPTS_HELD = Metric("pharos_llm_prompts_held", "gauge", _MODELS, "Prompts accepted and not ended.")
 PROMPTS_AT_ONCE = Metric("pharos_llm_prompts_at_once", "gauge", _MODELS, "Prompts the engine runs at the same time.")
+PROMPT_REASONS = ("stop", "length", "abort", "timeout", "refused", "error")
+"""How a prompt ends at the model service. ABORT also: the caller has gone; REFUSED: it could never have run."""
 PROMPTS_ENDED = Metric(
-    "pharos_llm_prompts_total", "counter", _MODELS, "Prompts that have ended, by finish reason.", ("reason",)
+    "pharos_llm_prompts_total", "counter", _MODELS,
+    "Prompts that have ended: stop, length, abort, timeout, refused, error.", ("reason",),
 )  # fmt: skip
 LLM_TOKENS = Metric("pharos_llm_generation_tokens_total", "counter", _MODELS, "Tokens the engine has made.")
 ENCODED_TEXTS = Metric("pharos_llm_encoded_texts_total", "counter", _MODELS, "Texts encoded.")
 ENCODED_TOKENS = Metric("pharos_llm_encoded_tokens_total", "counter", _MODELS, "Tokens of the texts encoded.")
 ENCODE_SECONDS = Metric(
-    "pharos_llm_encode_duration_seconds", "histogram", _MODELS, "One forward pass of the encoder.", (), DURATION_BUCKETS
+    "pharos_llm_encode_duration_seconds", "histogram", _MODELS, "One batch through the encoder.", (), DURATION_BUCKETS
 )  # fmt: skip
 GPU_UTILISATION = Metric(
     "pharos_gpu_utilization_ratio", "gauge", _MODELS, "Share of time in which a kernel ran (NVML).", ("gpu",)
@@ -191,7 +194,8 @@ INGEST_PASSAGES = Metric(
 )  # fmt: skip
 INGEST_LAG = Metric("pharos_ingest_lag_passages", "gauge", _INGEST, "Passages read and not yet stored.")
 INGEST_PROGRESS_TIME = Metric(
-    "pharos_ingest_last_progress_timestamp_seconds", "gauge", _INGEST, "When passages were last done (Unix time)."
+    "pharos_ingest_last_progress_timestamp_seconds", "gauge", _INGEST,
+    "When passages were last done, or the job began (Unix time).",
 )  # fmt: skip
 
 BUILD_INFO = Metric("pharos_build_info", "gauge", _ALL, "1; what runs here.", ("service", "version", "python"))
@@ -217,6 +221,8 @@ LOG_LABELS = ("service", "env", "level")
 """Loki's labels: each combination is a stream, so there must be few."""
 LOG_METADATA = ("request_id", "trace_id")
 """Loki's structured metadata: found without parsing the line, and no stream of their own."""
+REQUEST_LOGGER = "app.requests"
+"""Its lines are for machines: the console shows only those that are warnings."""
 REQUEST_EVENT = "request"
 """`event` of the one line that says how a request went."""
 LOG_FIELDS = ("time", "level", "logger", "message", "event", "request_id", "trace_id", "span_id", "exception")

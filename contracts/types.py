@@ -39,7 +39,8 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing to generate from: either `messages` (the model's chat template is applied) or raw `text`.
 
     Whoever runs it ends it with a problem of status 504 when it has not ended `timeout_seconds` after being handed
-    over. A duration, since the clocks of two processes cannot be compared.
+    over. A duration, since the clocks of two processes cannot be compared. `traceparent` (W3C Trace Context) is the
+    span that asks for this prompt, since those of one batch come from different requests.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class Prompt(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None
     sampling: Sampling = Sampling()
     timeout_seconds: float | None = None
+    traceparent: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -134,14 +136,15 @@ class TopicCount(msgspec.Struct, frozen=True):
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 
-    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves;
-    `time_to_first_token` counts from the arrival of the request; `generate` from handing the prompt over to its end.
-    A stage that was not reached is None.
+    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves; `prompt` is
+    making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from the arrival
+    of the request. A stage that was not reached is None.
     """
 
     queue: float
-    encode: float
-    search: float
+    encode: float | None
+    search: float | None
+    prompt: float | None
     time_to_first_token: float | None
     generate: float | None
     total: float

@@ -6,6 +6,7 @@ the `Accept` header. Vectors travel in MessagePack as raw little-endian bytes wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +26,9 @@ ENCODE_TEXTS_MAX = 4096
 PROMPTS_MAX = 512
 """Prompts in one /generate call."""
 
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, version 00. Callers of a later version must be able to say this one."""
 
 Text = TypeVar("Text", str, list[str], "str | list[str] | None")
 
@@ -84,6 +88,14 @@ class PromptBody(BaseModel):
     timeout_seconds: float | None = Field(
         default=None, allow_inf_nan=False, description="End it with a 504 of its own after this long."
     )
+    traceparent: str | None = Field(
+        default=None, description="W3C Trace Context of the span that asks for it; a malformed one is ignored."
+    )
+
+    @field_validator("traceparent", mode="before")
+    @classmethod
+    def _well_formed_or_none(cls, value: object) -> str | None:
+        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
     @model_validator(mode="after")
     def _exactly_one_input(self) -> PromptBody:
@@ -99,6 +111,7 @@ class PromptBody(BaseModel):
             text=self.prompt,
             sampling=Sampling(self.max_tokens, self.temperature, self.top_p, tuple(self.stop), self.seed),
             timeout_seconds=self.timeout_seconds,
+            traceparent=self.traceparent,
         )
 
 
@@ -171,6 +184,8 @@ def prompt_to_body(prompt: Prompt) -> dict[str, Any]:
         body["seed"] = sampling.seed
     if prompt.timeout_seconds is not None:
         body["timeout_seconds"] = prompt.timeout_seconds
+    if prompt.traceparent is not None:
+        body["traceparent"] = prompt.traceparent
     if prompt.text is not None:
         body["prompt"] = prompt.text
     else:

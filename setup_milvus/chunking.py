@@ -24,11 +24,13 @@ _SENTENCE_END = re.compile(r"[.!?]['\"”’)]?$")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One passage: `text` is stored and shown, `encoded` (heading and text) is what the vector is made of."""
+    """One passage, the `index`th of its document's `of`: `text` is stored and shown, `encoded` (heading and text) is
+    what the vector is made of."""
 
     id: str
     document: Document
     index: int
+    of: int
     text: str
     encoded: str
 
@@ -49,7 +51,7 @@ def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overl
     chunks = []
     for index, text in enumerate(texts):
         encoded = f"{heading}\n{text}".strip()
-        chunks.append(Chunk(_chunk_id(document.id, index, text), document, index, text, encoded))
+        chunks.append(Chunk(_chunk_id(document.id, index, text), document, index, len(texts), text, encoded))
     return chunks
 
 

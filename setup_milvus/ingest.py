@@ -48,12 +48,32 @@ class Outcome:
         return self.stored is None or all(self.stored[topic] >= n for topic, n in self.expected.items())
 
 
-class Ingestion:
-    """One run. `on_documents(n)` hears of documents whose passages are all stored."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One batch is done: of its `passages` so many are new in the store and so many were there from an earlier run, in
+    a dry run none; with it so many `documents` have all of theirs done."""
 
-    def __init__(self, settings: Settings, on_documents: Callable[[int], object] = lambda _: None) -> None:
+    passages: int
+    documents: int
+    stored: int = 0
+    present: int = 0
+
+
+class Ingestion:
+    """One run. `on_read(rows, passages)` hears of what has been read since it was last called, and `on_step` of each
+    batch that is done."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_read: Callable[[int, int], object] = lambda _rows, _passages: None,
+        on_step: Callable[[Step], object] = lambda _: None,
+    ) -> None:
         self._settings = settings
-        self._on_documents = on_documents
+        self._on_read = on_read
+        self._on_step = on_step
+        self._rows = 0
+        self._left: dict[str, int] = {}
         self._models = ModelService(settings.model_url)
         self._outcome = Outcome()
         self._announced: set[str] = set()
@@ -79,8 +99,7 @@ class Ingestion:
             )
             slots = asyncio.Semaphore(settings.ingest_in_flight)
             async with asyncio.TaskGroup() as tasks:
-                # Reading and chunking take CPU, so they run beside the event loop.
-                while batch := await asyncio.to_thread(_take, chunks, settings.ingest_batch_passages):
+                while batch := await self._read(chunks):
                     await slots.acquire()
                     task = tasks.create_task(self._store(batch, dry_run=dry_run))
                     task.add_done_callback(lambda _: slots.release())
@@ -111,29 +130,51 @@ class Ingestion:
         self._writer = await self._patiently(open_store, "Milvus")
         await self._milvus(lambda writer: writer.prepare(card.dimension, manifest, recreate=recreate))
 
+    async def _read(self, chunks: Iterator[Chunk]) -> list[Chunk]:
+        # Reading and chunking take CPU, so they run beside the event loop.
+        batch = await asyncio.to_thread(_take, chunks, self._settings.ingest_batch_passages)
+        before, self._rows = self._rows, self._outcome.tally.rows
+        self._on_read(self._rows - before, len(batch))
+        return batch
+
     async def _store(self, chunks: list[Chunk], *, dry_run: bool) -> None:
         outcome = self._outcome
         outcome.passages += len(chunks)
         outcome.expected.update(chunk.document.topic for chunk in chunks)
+        stored = present = 0
         if not dry_run:
             new_topics = {chunk.document.topic for chunk in chunks} - self._announced
             if new_topics:
                 await self._milvus(lambda writer: writer.add_topics(new_topics))
                 self._announced |= new_topics
-            await self._store_missing(chunks)
-        self._on_documents(sum(chunk.index == 0 for chunk in chunks))
+            stored = await self._store_missing(chunks)
+            present = len(chunks) - stored
+        self._on_step(Step(len(chunks), self._completed(chunks), stored, present))
 
-    async def _store_missing(self, chunks: list[Chunk]) -> None:
+    def _completed(self, chunks: list[Chunk]) -> int:
+        """How many documents have no passage left, now that these are done. Batches end in any order."""
+        completed = 0
+        for chunk in chunks:
+            left = self._left.pop(chunk.document.id, chunk.of) - 1
+            if left:
+                self._left[chunk.document.id] = left
+            else:
+                completed += 1
+        return completed
+
+    async def _store_missing(self, chunks: list[Chunk]) -> int:
+        """How many were missing."""
         ids = [chunk.id for chunk in chunks]
         present = await self._milvus(lambda writer: writer.present(ids))
         missing = [chunk for chunk in chunks if chunk.id not in present]
         self._outcome.already_stored += len(present)
         if not missing:
-            return
+            return 0
         texts = [chunk.encoded for chunk in missing]
         encoding = await self._patiently(lambda: self._models.encode(texts), "app_llm")
         self._outcome.truncated += len(encoding.truncated)
         await self._milvus(lambda writer: writer.write(missing, encoding.vectors))
+        return len(missing)
 
     async def _verify(self) -> None:
         await self._milvus(lambda writer: writer.finish())
@@ -168,7 +209,7 @@ class Ingestion:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(_may_pass),
                 stop=stop_after_delay(self._settings.ingest_retry_seconds),
-                wait=wait_exponential_jitter(initial=0.5, max=10),
+                wait=wait_exponential_jitter(multiplier=0.5, max=10),
                 before_sleep=tell,
                 reraise=True,
             ):

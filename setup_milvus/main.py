@@ -10,12 +10,18 @@ import time
 from pathlib import Path
 
 import httpx
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from pymilvus import MilvusException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from contracts.telemetry import SETUP
+from observability import logs
+from observability.settings import TelemetrySettings
 from setup_milvus.datasets import Columns, Dataset
-from setup_milvus.ingest import DependencyDown, Ingestion, Outcome
+from setup_milvus.ingest import DependencyDown, Ingestion, Outcome, Step
+from setup_milvus.instrumented import Metrics, served
 from setup_milvus.readers import DatasetError
 from setup_milvus.settings import Settings
 from setup_milvus.store import ManifestMismatch
@@ -24,6 +30,8 @@ INCOMPLETE = 1
 BAD_INPUT = 2
 DOWN = 3
 INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,38 +57,73 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; the exit status says how it went."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        settings, telemetry = Settings(), TelemetrySettings()
+    except ValidationError as exc:
+        print(f"error: the settings cannot work: {exc}", file=sys.stderr)
+        return BAD_INPUT
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for every call that we retry
-    settings = Settings()
+    with logs.configure(
+        SETUP,
+        telemetry,
+        "info",
+        [settings.milvus_token],
+        CollectorRegistry(),
+        console_level="warning",
+        console_format="%(message)s",
+        quiet=("httpx",),
+    ):
+        return _run(options, settings)
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     columns = Columns(
         options.text_column, options.title_column, options.topic_column, options.date_column, options.id_column
     )
     started = time.monotonic()
+    log.info("loading %s into %s", options.dataset.name, settings.collection)
     try:
         dataset = Dataset.open(options.dataset, columns, options.encoding)
         rows = min(dataset.rows, options.limit or dataset.rows)
-        with tqdm(total=rows, unit="doc", desc=options.dataset.name, disable=None) as bar, logging_redirect_tqdm():
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        with (
+            served(registry, settings.ingest_metrics_host, settings.ingest_metrics_port),
+            metrics.running(rows),
+            tqdm(total=rows, unit="doc", desc=options.dataset.name, disable=None) as bar,
+            logging_redirect_tqdm(),
+        ):
+
+            def on_step(step: Step) -> None:
+                bar.update(step.documents)
+                metrics.on_step(step)
+
             outcome = asyncio.run(
-                Ingestion(settings, bar.update).run(
+                Ingestion(settings, metrics.on_read, on_step).run(
                     dataset, limit=options.limit, recreate=options.recreate, dry_run=options.dry_run
                 )
             )
             # Dropped rows are done too.
             bar.update(rows - bar.n)
     except (DatasetError, ManifestMismatch) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return BAD_INPUT
+        return _failed(BAD_INPUT, f"error: {exc}")
     except DependencyDown as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return DOWN
+        return _failed(DOWN, f"error: {exc}")
     except (MilvusException, httpx.HTTPError) as exc:
-        print(f"error: a service refused what was asked of it: {exc}", file=sys.stderr)
-        return DOWN
+        return _failed(DOWN, f"error: a service refused what was asked of it: {exc}")
     except KeyboardInterrupt:
-        print("stopped; what was stored is safe: run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    print(report(outcome, dataset, time.monotonic() - started))
+        return _failed(INTERRUPTED, "stopped; what was stored is safe: run the same command again to go on")
+    text = report(outcome, dataset, time.monotonic() - started)
+    print(text)
+    log.info("%s", text)
     return 0 if outcome.complete else INCOMPLETE
+
+
+def _failed(status: int, why: str) -> int:
+    """Said in plain words, not as a line of a log; Loki gets it as one."""
+    print(why, file=sys.stderr)
+    log.info("%s", why)
+    return status
 
 
 def report(outcome: Outcome, dataset: Dataset, seconds: float) -> str:

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     ingest_batch_passages: int = Field(512, ge=1, le=4096, description="Passages per /encode call and per upsert.")
     ingest_in_flight: int = Field(3, ge=1, description="Batches worked on at the same time.")
     ingest_retry_seconds: float = Field(300, ge=0, description="How long to retry while app_llm or Milvus is away.")
+    ingest_metrics_host: str = Field("127.0.0.1", description="Address of the job's own metrics.")
+    ingest_metrics_port: int = Field(
+        9108, ge=0, le=65535, description="Port on which the job's metrics are while it runs; 0: none."
+    )
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> Self:

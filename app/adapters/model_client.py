@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 import httpx
@@ -24,6 +25,7 @@ from app.replicas import Address
 from contracts import wire
 from contracts.telemetry import REQUEST_TIMEOUT_HEADER
 from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness
+from observability.tracing import current_headers
 
 T = TypeVar("T")
 
@@ -97,12 +99,14 @@ class _Service:
         call_seconds: float | None = None,
         timeout_seconds: float | None = None,
         good_status: int = 200,
+        also: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncGenerator[httpx.Response, None]:
         """A response whose body is still to be read, with a 2xx status or `good_status`. Raises PharosError.
 
-        `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call.
+        `timeout_seconds` is the caller's, and travels along; `call_seconds` replaces the patience for this call; `also`
+        are more headers.
         """
-        headers = {"accept": accept, "content-type": wire.JSON}
+        headers = {"accept": accept, "content-type": wire.JSON, **also}
         patience = self._patience
         read_seconds = call_seconds or patience.call_seconds
         if timeout_seconds is not None:
@@ -154,7 +158,7 @@ class HttpEncoder:
         """As the port says. Raises PharosError."""
         body = {"texts": list(texts)}
         async with self._service.request(
-            "POST", "/encode", body, wire.MSGPACK, timeout_seconds=timeout_seconds
+            "POST", "/encode", body, wire.MSGPACK, timeout_seconds=timeout_seconds, also=current_headers()
         ) as response:
             content = await response.aread()
         try:

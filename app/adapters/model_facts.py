@@ -6,8 +6,8 @@ import asyncio
 
 from tokenizers import Tokenizer
 
-from app.asking import GeneratorFacts
 from app.errors import ModelServiceFailed
+from app.grounding import GeneratorFacts
 from app.replicas import ModelClient, Replicas
 from app.replicated import on_any
 

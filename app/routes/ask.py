@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
-from app.errors import InvalidRequest, presentable
+from app.errors import InvalidRequest, PharosError
 from app.routes import sse
 from app.routes.answers import gathered, shown
 from app.settings import Settings
@@ -87,6 +87,7 @@ ANSWER_EXAMPLE = {
         "queue": 0.001,
         "encode": 0.012,
         "search": 0.009,
+        "prompt": 0.001,
         "time_to_first_token": 0.4,
         "generate": 0.9,
         "total": 0.93,
@@ -170,8 +171,8 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
     )
 
 
-def _sse_of_error(error: Exception, request_id: str) -> bytes:
-    return sse.event("error", presentable(error).body(request_id))
+def _sse_of_error(error: PharosError, request_id: str) -> bytes:
+    return sse.event("error", error.body(request_id))
 
 
 def _sse_of(event: AskEvent) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 import msgspec
@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.disconnect import ClientGone, unless_disconnected
+from app.errors import PharosError, presentable
+from contracts.problems import CLIENT_LEFT, PROBLEM
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -28,7 +30,7 @@ def event(name: str, data: object) -> bytes:
 
 class EventStream(Response, Generic[E]):
     """Sends `head`, then `encode(event)` for each event as it is made, and a comment every `ping_seconds` so that
-    proxies keep a silent stream open. An exception of `events` becomes one last event, `encode_error(exception)`.
+    proxies keep a silent stream open. An exception of `events` becomes one last event, `encode_error(error)`.
 
     However the response ends, also when the client went away before it began, `events` is closed, which stops the work
     behind it.
@@ -39,7 +41,7 @@ class EventStream(Response, Generic[E]):
         head: bytes,
         events: AsyncGenerator[E, None],
         encode: Callable[[E], bytes],
-        encode_error: Callable[[Exception], bytes],
+        encode_error: Callable[[PharosError], bytes],
         ping_seconds: float,
     ) -> None:
         self._head = head
@@ -57,10 +59,12 @@ class EventStream(Response, Generic[E]):
         # wrappers around `send` that would only hand them on, at some microseconds a token.
         send_body = scope["state"].get("send_body", send)
         async with aclosing(self._events):
-            with suppress(ClientGone):
-                await unless_disconnected(receive, self._send_all(send, send_body))
+            try:
+                await unless_disconnected(receive, self._send_all(scope, send, send_body))
+            except ClientGone:
+                scope["state"][CLIENT_LEFT] = True
 
-    async def _send_all(self, send: Send, send_body: Send) -> None:
+    async def _send_all(self, scope: Scope, send: Send, send_body: Send) -> None:
         async def write(chunk: bytes, more: bool = True) -> None:
             await send_body({"type": "http.response.body", "body": chunk, "more_body": more})
 
@@ -71,7 +75,9 @@ class EventStream(Response, Generic[E]):
             encode = self._encode
             async for event in self._events:  # once per token
                 await send_body({"type": "http.response.body", "body": encode(event), "more_body": True})
-        except Exception as error:  # the boundary to the client: the status is sent already, so it goes in the stream
+        except Exception as failure:  # the boundary to the client: the status is sent already, so it goes in the stream
+            error = presentable(failure)
+            scope["state"][PROBLEM] = (error.status, error.code)
             await write(self._encode_error(error))
         finally:
             pinging.cancel()

@@ -41,7 +41,7 @@ def filled(request: pytest.FixtureRequest) -> tuple[str, str]:
     writer = PassageWriter(service.url, "", name)
     writer.prepare(DIMENSION, {"made": "for a test"}, recreate=False)
     writer.add_topics(TOPICS)
-    chunks = [Chunk(f"p{i}", document, int(i == 3), f"text {i}", "") for i, document in enumerate(DOCUMENTS)]
+    chunks = [Chunk(f"p{i}", document, int(i == 3), 1, f"text {i}", "") for i, document in enumerate(DOCUMENTS)]
     writer.write(chunks, vectors())
     writer.finish()
     writer.close()

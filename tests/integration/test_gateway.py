@@ -26,10 +26,12 @@ def test_an_answer_has_its_sources_usage_and_timings(http: httpx.Client) -> None
     assert [s["score"] for s in answer["sources"]] == sorted((s["score"] for s in answer["sources"]), reverse=True)
     assert answer["usage"]["completion_tokens"] == 8
     timings = answer["timings"]
-    assert set(timings) == {"queue", "encode", "search", "time_to_first_token", "generate", "total"}
+    assert set(timings) == {
+        "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total",
+    }  # fmt: skip
     assert all(seconds >= 0 for seconds in timings.values())
     assert timings["time_to_first_token"] <= timings["total"]
-    parts = timings["queue"] + timings["encode"] + timings["search"] + timings["generate"]
+    parts = timings["queue"] + timings["encode"] + timings["search"] + timings["prompt"] + timings["generate"]
     assert parts <= timings["total"] + 0.01
     assert answer["request_id"] == response.headers["x-request-id"]
 

@@ -149,7 +149,9 @@ def milvus_lite(folder: Path, log: Path, port: int | None = None) -> Service:
 
 
 def ingestion(log: Path, model_url: str, milvus_uri: str, *arguments: str, **settings: object) -> Service:
-    """setup_milvus, to be started by hand."""
+    """setup_milvus, to be started by hand. Without `ingest_metrics_port` it serves no metrics, since jobs of several
+    tests may run at the same time."""
+    settings = {"ingest_metrics_port": 0, **settings}
     environment = {f"PHAROS_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"PHAROS_MODEL_URL": model_url, "PHAROS_MILVUS_URI": milvus_uri}
     return Service("setup_milvus", [sys.executable, "-m", "setup_milvus", *arguments], "", log, environment)

@@ -228,7 +228,7 @@ async def yes() -> bool:
 
 def gateway(gate: Gate, **settings: object) -> object:
     replicas = Replicas(no_addresses, lambda _: pytest.fail("there is none"), Health(3, 60, 60))  # type: ignore[arg-type]
-    return create_app(Settings(**settings), gate, Adapters(replicas, MemoryStore(), yes, nothing))  # type: ignore[arg-type]
+    return create_app(Settings(**settings), gate, adapters=Adapters(replicas, MemoryStore(), yes, nothing))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 
 import pytest
 
 from app.batching import Batcher, BatchLimits, Served
 from app.errors import DeadlineExceeded, Draining, Overloaded
+from tests.support.watching import Seen
 
 LIMITS = BatchLimits(batch_items=8, queue_items=64)
 
@@ -361,14 +363,16 @@ async def test_a_batch_is_full_by_cost_too() -> None:
 
 
 async def test_a_held_back_batch_leaves_when_its_oldest_item_is_old() -> None:
-    waits: list[float] = []
+    seen = Seen()
     limits = BatchLimits(batch_items=3, queue_items=64, max_wait_seconds=0.01)
     backend = Backend()
-    async with Batcher(backend, limits, on_batch=lambda _, wait: waits.append(wait)) as batcher:
+    async with Batcher(backend, limits, watch=seen) as batcher:
         first, second = asyncio.ensure_future(batcher.submit(1)), asyncio.ensure_future(batcher.submit(2))
         assert (await first).value == 2
         assert second.done()
-        assert min(waits) >= limits.max_wait_seconds
+        ((items, waited),) = seen.batches
+        assert items == 2
+        assert waited >= limits.max_wait_seconds
     assert backend.batches == [[1, 2]]
 
 
@@ -460,3 +464,52 @@ async def test_one_item_may_cost_more_than_the_queue_when_it_is_alone() -> None:
             await batcher.submit(1)
         await finished(backend, tasks)
         assert batcher.queued_cost == 0
+
+
+async def test_the_watch_sees_every_item_once_however_it_ended() -> None:
+    seen, backend = Seen(), Slots()
+    limits = BatchLimits(batch_items=1, queue_items=3)
+    batcher: Batcher[int, int]
+    async with Batcher(backend, limits, watch=seen) as batcher:
+        first = await submitted(batcher, [1])
+        waiting = await submitted(batcher, [2, 3, 4])
+        with pytest.raises(Overloaded):
+            await batcher.submit(5)
+        waiting[2].cancel()
+        await settle()
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(6, deadline=time.monotonic() - 1)
+        assert (seen.served, seen.dropped) == (0, ["overloaded", "cancelled", "deadline"])
+        first[0].cancel()  # it had reached the backend: it was served, as far as it went
+        await settle()
+        assert seen.served == 1
+        await finished(backend, waiting)
+    with pytest.raises(Draining):
+        await batcher.submit(7)
+    assert seen.dropped == ["overloaded", "cancelled", "deadline", "draining"]
+    assert (seen.served, [items for items, _ in seen.batches]) == (3, [1, 1, 1])
+
+
+async def test_a_batch_runs_in_nobodys_context() -> None:
+    whose: ContextVar[int | None] = ContextVar("whose", default=None)
+    seen_in_backend: list[int | None] = []
+    seen_when_served: list[int | None] = []
+
+    async def backend(items: Sequence[int]) -> Sequence[int]:
+        seen_in_backend.append(whose.get())
+        return items
+
+    class Watch(Seen):
+        def item_served(self, arrived: float, left: float) -> None:
+            super().item_served(arrived, left)
+            seen_when_served.append(whose.get())
+
+    async def submit(batcher: Batcher[int, int], item: int) -> None:
+        whose.set(item)
+        await batcher.submit(item)
+
+    batcher: Batcher[int, int]
+    async with Batcher(backend, BatchLimits(batch_items=8, queue_items=8), watch=Watch()) as batcher:
+        await asyncio.gather(submit(batcher, 1), submit(batcher, 2))
+    assert seen_in_backend == [None]
+    assert seen_when_served == [1, 2]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.batching import Batcher, BatchLimits, Served
 from app.errors import DeadlineExceeded, Overloaded
+from tests.support.watching import Seen
 
 SOON_SECONDS = 0.001
 """A deadline that a `Stall` passes for certain; whether it passes without one does not matter here."""
@@ -108,6 +109,15 @@ class Model:
     batches: int = 0
 
     def __post_init__(self) -> None:
+        model = self
+
+        class Watch(Seen):
+            def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
+                super().batch_left(items, oldest_wait_seconds)
+                model.batch_left(items)
+
+        self.seen = Watch()
+        self.begun = 0
         self.batcher: Batcher[int, str] = Batcher(
             self.run,
             self.limits,
@@ -115,11 +125,15 @@ class Model:
             group=lambda i: self.items[i].group,
             backends=lambda: self.backends,
             room=lambda: self.room - self.taken,
-            on_batch=self.on_batch,
+            watch=self.seen,
             discard=self.discarded.append,
         )
 
-    def on_batch(self, items: int, _wait: float) -> None:
+    async def submit(self, index: int, deadline: float | None) -> Served[str]:
+        self.begun += 1  # a task that is cancelled before its first turn never gets here
+        return await self.batcher.submit(index, deadline=deadline)
+
+    def batch_left(self, items: int) -> None:
         assert len(self.running) < self.limits.in_flight * max(1, self.backends)
         assert 1 <= items <= self.room - self.promised, "sent into room that others have been promised"
         self.promised += items
@@ -163,7 +177,7 @@ class Model:
             index = len(self.items)
             self.items.append(step)
             self.waiting.add(index)
-            self.tasks.append(asyncio.ensure_future(self.batcher.submit(index, deadline=deadline)))
+            self.tasks.append(asyncio.ensure_future(self.submit(index, deadline)))
         elif isinstance(step, Cancel) and self.tasks:
             index = step.which % len(self.tasks)
             if self.tasks[index].cancel():
@@ -204,6 +218,7 @@ class Model:
         """Exactly one outcome for each item."""
         assert (self.batcher.queued, self.batcher.queued_cost) == (0, 0)
         assert len(self.order) == len(set(self.order))
+        assert self.seen.served + len(self.seen.dropped) == self.begun, "the watch sees every item end once"
         for group in range(3):
             of_group = [i for i in self.order if self.items[i].group == group]
             assert of_group == sorted(of_group), "first in, first out within a group"

@@ -186,7 +186,7 @@ def test_the_heading_is_encoded_with_every_passage_and_stored_with_none() -> Non
 def test_a_passage_without_a_heading_is_encoded_as_it_is() -> None:
     article = document("Rain fell.")
     (chunk,) = chunks_of(article, WORDS, 32, 8)
-    assert chunk == Chunk(chunk.id, article, 0, "Rain fell.", "Rain fell.")
+    assert chunk == Chunk(chunk.id, article, 0, 1, "Rain fell.", "Rain fell.")
 
 
 def test_a_long_heading_is_cut_for_encoding_only() -> None:

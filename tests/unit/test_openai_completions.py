@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from app.asking import Done, Sources, Text
 from app.chatting import Accepted, ChatEvent
-from app.errors import ModelServiceFailed, Overloaded, PromptTooLong, UnknownModel
+from app.errors import ModelServiceFailed, Overloaded, PromptTooLong, UnknownModel, presentable
 from app.routes.openai.completions import ChunkWriter, whole
 from app.routes.openai.errors import error_object
 from contracts.problems import ProblemError
 from contracts.types import Passage, Timings, Usage
 
-TIMINGS = Timings(0.0, 0.0, 0.0, 0.1, 0.2, 0.3)
+TIMINGS = Timings(0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3)
 PASSAGE = Passage("p", "d", "A title", "science", "2025-09-30", "Some text.", 0.123456)
 
 
@@ -99,7 +99,7 @@ def test_an_error_ends_a_stream_without_done() -> None:
     assert data(writer.write_error(ModelServiceFailed("It broke."))) == [
         {"error": {"message": "It broke.", "type": "server_error", "param": None, "code": "model_service_failed"}}
     ]
-    (fault,) = data(writer.write_error(ZeroDivisionError("secret")))
+    (fault,) = data(writer.write_error(presentable(ZeroDivisionError("secret"))))
     assert fault["error"]["code"] == "internal"
     assert "secret" not in fault["error"]["message"]
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from app.asking import Done, Sources, Text
 from app.chatting import ChatEvent
-from app.errors import ModelServiceFailed, presentable
+from app.errors import ModelServiceFailed, PharosError
 from app.routes.answers import gathered, shown
 from app.routes.openai.errors import error_object
 from contracts.types import Passage, Timings, Usage
@@ -121,9 +121,9 @@ class ChunkWriter:
         sources = shown(event.passages) if isinstance(event, Sources) else UNSET
         return self._event(ChunkChoice(ChunkDelta("assistant", "")), sources=sources)
 
-    def write_error(self, error: Exception) -> bytes:
+    def write_error(self, error: PharosError) -> bytes:
         """The event that ends a stream which cannot go on; no [DONE] follows it."""
-        return _data(error_object(presentable(error).body("")))
+        return _data(error_object(error.body("")))
 
     def _end(self, done: Done) -> bytes:
         written = self._event(ChunkChoice(ChunkDelta(), _finish_reason(done)), timings=done.timings)

@@ -1,0 +1,114 @@
+"""The gateway's counters and histograms, and what fills them: the records of ended requests, the hooks of batchers."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry
+
+from app.asking import NOTHING_RELEVANT
+from app.telemetry.record import RequestRecord, current_record
+from app.telemetry.tokens import TokenFlow
+from app.token_stream import TokenStream
+from app.watching import DropReason
+from contracts import telemetry
+from contracts.telemetry import OTHER, Outcome, Stage
+
+TOPICS_MAX = 32
+"""Topics with series of their own: those asked about first."""
+
+
+class Metrics:
+    """All of them, in `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = telemetry.REQUESTS.counter(registry)
+        self._refused = telemetry.REFUSED.counter(registry)
+        self._stage = telemetry.STAGE_SECONDS.histogram(registry)
+        self._topic_stage = telemetry.TOPIC_STAGE_SECONDS.histogram(registry)
+        self._first_token = telemetry.FIRST_TOKEN_SECONDS.histogram(registry)
+        self._no_first_token = telemetry.NO_FIRST_TOKEN.counter(registry)
+        self._prompt_tokens = telemetry.PROMPT_TOKENS.counter(registry)
+        self._best_score = telemetry.BEST_SCORE.histogram(registry)
+        self._not_in_documents = telemetry.NOT_IN_DOCUMENTS.counter(registry)
+        self.batch_items = telemetry.BATCH_ITEMS.histogram(registry)
+        self.batch_wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry)
+        self.dropped = telemetry.QUEUE_DROPPED.counter(registry)
+        self.token_flow = TokenFlow()
+        registry.register(self.token_flow)
+        self._topics: set[str] = set()
+
+    def ended(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        outcome = record.outcome
+        self._requests.labels(record.route, outcome.value).inc()
+        if outcome is Outcome.REJECTED and record.problem is not None:
+            self._refused.labels(record.problem.code).inc()
+        if record.asks:
+            self._answered(record, outcome)
+
+    def _answered(self, record: RequestRecord, outcome: Outcome) -> None:
+        exemplar = {"trace_id": record.span.trace_id}
+        seconds = record.stage_seconds()
+        if outcome is Outcome.OK:  # how long a failure took is no latency
+            seconds[Stage.TOTAL] = time.monotonic() - record.arrived
+        topic = self._topic(record, outcome)
+        for stage, value in seconds.items():
+            self._stage.labels(stage.value).observe(value, exemplar)
+            if topic is not None:
+                self._topic_stage.labels(topic, stage.value).observe(value, exemplar)
+        if record.first_token is not None:
+            self._first_token.observe(record.first_token - record.arrived, exemplar)
+        else:
+            nothing = record.finish_reason == NOTHING_RELEVANT
+            self._no_first_token.labels(NOTHING_RELEVANT if nothing else outcome.value).inc()
+        if record.usage is not None:
+            self._prompt_tokens.inc(record.usage.prompt_tokens)
+        if record.best_score is not None:
+            self._best_score.observe(record.best_score)
+        if record.passages == 0:
+            self._not_in_documents.inc()
+
+    def _topic(self, record: RequestRecord, outcome: Outcome) -> str | None:
+        """The label; None where there was no question, or it named a topic that may not exist."""
+        if record.topics is None or outcome is Outcome.REJECTED:
+            return None
+        topic = record.topic
+        if topic not in self._topics:
+            if len(self._topics) >= TOPICS_MAX:
+                return OTHER
+            self._topics.add(topic)
+        return topic
+
+
+class KindWatch:
+    """Implements `app.token_stream.StreamWatch` for one kind of work: encode, search or generate."""
+
+    def __init__(self, metrics: Metrics, stage: Stage) -> None:
+        self._stage = stage
+        self._items = metrics.batch_items.labels(stage.value)
+        self._wait = metrics.batch_wait.labels(stage.value)
+        self._dropped = metrics.dropped
+        self.tokens = metrics.token_flow.add
+
+    def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
+        self._items.observe(items)
+        self._wait.observe(oldest_wait_seconds)
+
+    def item_served(self, arrived: float, left: float) -> None:
+        record = current_record.get()
+        if record is not None:
+            record.note(Stage.QUEUE, arrived, left)
+            record.note(self._stage, left)
+
+    def item_dropped(self, reason: DropReason) -> None:
+        self._dropped.labels(self._stage.value, reason).inc()
+
+    def stream_left(self, stream: TokenStream) -> None:
+        record = current_record.get()
+        if record is not None:
+            record.extend(Stage.GENERATE)
+            record.first_token = stream.first_token
+            record.tokens = stream.tokens
+            record.usage = stream.usage
+            record.finish_reason = stream.finish_reason
