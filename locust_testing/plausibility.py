@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from locust_testing.stream import Stream
+from locust_testing.stream import NOTHING_RELEVANT, Stream
 
 TOLERANCE_SECONDS = 0.02
 """What the ticks of two clocks, and the rounding of a figure in JSON, may make a difference of."""
@@ -22,12 +22,14 @@ BUFFERED_SECONDS = 0.5
 
 
 def of_stream(stream: Stream, max_tokens: int) -> list[str]:
-    """Of an answer to POST /ask that came to its end; `max_tokens` is what was asked for."""
-    return [*_order(stream.names), *of_tokens(stream, max_tokens), *_against_server(stream)]
+    """Of a streamed answer that came to its end; `max_tokens` is what was asked for."""
+    wrong = [*_order(stream.names), *_times(stream)]
+    if stream.done is not None:
+        wrong += [*_usage(stream.done, len(stream.token_times), max_tokens), *_against_server(stream, stream.done)]
+    return wrong
 
 
-def of_tokens(stream: Stream, max_tokens: int) -> list[str]:
-    """What holds for any streamed answer, /v1's too."""
+def _times(stream: Stream) -> list[str]:
     wrong = []
     times = [stream.sent, *stream.token_times, *([] if stream.ended is None else [stream.ended])]
     if any(later < earlier for earlier, later in pairwise(times)):
@@ -39,8 +41,6 @@ def of_tokens(stream: Stream, max_tokens: int) -> list[str]:
         streamed = stream.token_times[-1] - stream.token_times[0]
         if abs(sum(stream.gaps) - streamed) > 1e-6 * (1 + len(stream.gaps)):
             wrong.append("the gaps between tokens do not add up to the time from the first token to the last")
-    if stream.done is not None:
-        wrong += _usage(stream.done, len(stream.token_times), max_tokens)
     return wrong
 
 
@@ -73,7 +73,7 @@ def _usage(done: Mapping[str, Any], pieces: int, max_tokens: int) -> list[str]:
     if usage is None:
         return ["the answer does not say its usage"]
     tokens = int(usage["completion_tokens"])
-    if done.get("finish_reason") == "nothing_relevant":
+    if done.get("finish_reason") == NOTHING_RELEVANT:
         return [] if tokens == 0 else ["tokens were used for an answer that no model gave"]
     wrong = []
     if tokens < pieces:
@@ -85,11 +85,9 @@ def _usage(done: Mapping[str, Any], pieces: int, max_tokens: int) -> list[str]:
     return wrong
 
 
-def _against_server(stream: Stream) -> list[str]:
-    if stream.done is None:
-        return []
-    wrong = _timings(stream.done, stream.first_token_seconds, stream.total_seconds)
-    timings = stream.done.get("timings") or {}
+def _against_server(stream: Stream, done: Mapping[str, Any]) -> list[str]:
+    wrong = _timings(done, stream.first_token_seconds, stream.total_seconds)
+    timings = done.get("timings") or {}
     server_first = timings.get("time_to_first_token")
     if server_first is not None and len(stream.token_times) > 1:
         made_in = timings["total"] - server_first
@@ -105,10 +103,11 @@ def _timings(done: Mapping[str, Any], first_token_seconds: float | None, total_s
         return ["the answer does not say its timings"]
     wrong = []
     server_first, server_total = timings["time_to_first_token"], timings["total"]
-    if server_first is not None and server_first > server_total + TOLERANCE_SECONDS:
-        wrong.append("the server's first token came after its end")
     if server_total > total_seconds + TOLERANCE_SECONDS:
         wrong.append("the server says it took longer than the client waited")
-    if None not in (server_first, first_token_seconds) and server_first > first_token_seconds + TOLERANCE_SECONDS:
-        wrong.append("the client had the first token before the server")
+    if server_first is not None:
+        if server_first > server_total + TOLERANCE_SECONDS:
+            wrong.append("the server's first token came after its end")
+        if first_token_seconds is not None and server_first > first_token_seconds + TOLERANCE_SECONDS:
+            wrong.append("the client had the first token before the server")
     return wrong

@@ -12,8 +12,8 @@ from pathlib import Path
 SAMPLE = Path(__file__).parents[1] / "setup_milvus" / "sample" / "questions.jsonl"
 """The sample corpus' questions, whose answers are in it."""
 SKEW = 1.0
-"""Zipf's exponent: 1 is his law itself. Web caches see 0.64 to 0.83 (Breslau et al., INFOCOM 1999); more makes the first
-topics hotter."""
+"""Zipf's exponent: 1 is his law itself. Web caches see 0.64 to 0.83 (Breslau et al., INFOCOM 1999); the larger, the
+hotter the first topics."""
 NO_TOPIC_SHARE = 0.2
 """Questions that name no topic and are searched for in all of them."""
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from locust_testing.sse import Event
 
 OPENAI_END = "[DONE]"
+NOTHING_RELEVANT = "nothing_relevant"
+"""Why an answer ended that no model was asked for."""
 
 
 @dataclass(slots=True)
@@ -29,7 +31,7 @@ class Stream:
     @property
     def first_token_seconds(self) -> float | None:
         """From sending the request to the first token with text; None before it, and where no model was asked."""
-        if not self.token_times or (self.done is not None and self.done.get("finish_reason") == "nothing_relevant"):
+        if not self.token_times or (self.done is not None and self.done.get("finish_reason") == NOTHING_RELEVANT):
             return None
         return self.token_times[0] - self.sent
 
@@ -63,22 +65,26 @@ def hear_ask(stream: Stream, event: Event, now: float) -> None:
 
 
 def hear_chat(stream: Stream, event: Event, now: float) -> None:
-    """A chunk of OpenAI's chat completions, as the event of /ask that it stands for."""
+    """A chunk of OpenAI's chat completions as Pharos writes them, noted as the event of /ask that it stands for."""
     if event.data == OPENAI_END:
-        stream.names.append("done" if stream.error is None else "end")
+        stream.names.append("done")
         return
     data = json.loads(event.data)
     if "error" in data:
         stream.names.append("error")
         stream.error = data["error"]
         return
-    done = stream.done or {}
-    if data.get("usage"):
-        done["usage"] = data["usage"]
-    for choice in data.get("choices", ()):
-        if choice.get("finish_reason"):
-            done["finish_reason"] = choice["finish_reason"]
-        if choice.get("delta", {}).get("content"):
+    for choice in data["choices"]:
+        delta = choice["delta"]
+        if "role" in delta:
+            stream.names += ["meta", "sources"]
+        if delta.get("content"):
             stream.names.append("token")
             stream.token_times.append(now)
-    stream.done = done or None
+        if choice.get("finish_reason"):
+            stream.done = {"finish_reason": choice["finish_reason"], "timings": data.get("timings")}
+    if data.get("usage") and stream.done is not None:
+        stream.done["usage"] = data["usage"]
+        if data["usage"]["completion_tokens"] == 0:
+            # OpenAI's API has no word for it.
+            stream.done["finish_reason"] = NOTHING_RELEVANT
