@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from locust import LoadTestShape, events
@@ -12,7 +13,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from locust_testing import exporter, options, questions
 from locust_testing.client import Client, HttpProblem, Unanswered
-from locust_testing.exporter import FiguresCollector
+from locust_testing.collector import FiguresCollector
 from locust_testing.questions import Questions
 from locust_testing.recorder import Recorder
 from locust_testing.shapes import SHAPES
@@ -35,9 +36,10 @@ class ChosenShape(LoadTestShape):
         assert self.runner is not None
         given: Any = self.runner.environment.parsed_options
         shape = SHAPES[given.shape]
-        users = shape.at(self.get_run_time(), given.num_users or options.USERS, given.run_time or shape.seconds)
+        elapsed = time.perf_counter() - self.start_time
+        users = shape.at(elapsed, given.num_users or options.USERS, given.run_time or shape.seconds)
         # All of a step's users within a second, since Locust looks at the time again only when they are there.
-        return None if users is None else (users, float(max(users, self.get_current_user_count())))
+        return None if users is None else (users, float(max(users, self.runner.user_count)))
 
 
 def _start(environment: Environment, **_: object) -> None:
@@ -66,7 +68,7 @@ def _prepare(environment: Environment, **_: object) -> None:
         topics = Client(host, given.silence_seconds, given.api_key).get("/topics")["topics"]
     except (Unanswered, HttpProblem, ValueError, LookupError) as exc:
         environment.process_exit_code = 2
-        raise StopTest(f"{host}/topics: {exc}") from exc
+        raise StopTest(f"{host}/topics: {exc}") from None
     sizes = [(topic["topic"], topic["passages"]) for topic in topics]
     PharosUser.questions = Questions(sizes, questions.sample_questions(), given.skew)
 

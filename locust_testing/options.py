@@ -18,11 +18,10 @@ USERS = 8
 
 def add_options(parser: LocustArgumentParser) -> None:
     """Locust's event `init_command_line_parser`. Each can be set in the environment too, as PHAROS_LOAD_…"""
-    group = parser.add_argument_group("Pharos")
 
     def option(name: str, default: Any, about: str, **more: Any) -> None:
         environment = f"PHAROS_LOAD_{name.removeprefix('--').upper().replace('-', '_')}"
-        group.add_argument(name, default=default, env_var=environment, help=f"{about} (default {default})", **more)
+        parser.add_argument(name, default=default, env_var=environment, help=f"{about} (default {default})", **more)
 
     shapes = "; ".join(f"{name}: {shape.about}" for name, shape in SHAPES.items())
     option("--shape", "steady", f"how many users when. {shapes}", choices=list(SHAPES))

@@ -19,8 +19,8 @@ from locust_testing.stream import Hear, Stream, hear_ask, hear_chat
 
 RETRY_SECONDS = 1.0
 """Pause after an answer that could not be had at all, so that a server that is down is not hammered."""
-WAITING_SECONDS = 0.1
-"""Within this, a user who leaves while waiting does so. Heads come as soon as the engine has accepted a prompt."""
+HEAD_SECONDS = 0.1
+"""How long the head of an answer is thought to take before one was seen."""
 MID_STREAM_EVENTS = 10
 """A user who leaves in the middle of a text does so within this many token events."""
 
@@ -120,18 +120,21 @@ class LeavingUser(PharosUser):
     """Asks for a stream and goes away: while it waits, before the first token, or in the middle of the text."""
 
     weight = 1
+    _head_seconds = HEAD_SECONDS
 
     @task
     def ask_leaving(self) -> None:
         body = self.questions.draw(self.rng).body(max_tokens=self.max_tokens, stream=True)
         intent: Phase = self.rng.choice(("waiting", "first_token", "mid_stream"))
         stream = Stream(time.perf_counter())
-        patience = self.rng.uniform(0, WAITING_SECONDS) if intent == "waiting" else None
+        # The head comes when the engine has accepted the prompt: who leaves while waiting must be faster than that.
+        patience = self.rng.uniform(0, self._head_seconds) if intent == "waiting" else None
         events = self.rng.randint(1, MID_STREAM_EVENTS)
         phase: Phase | None = None
         try:
             with gevent.Timeout(patience):
                 response = self.client.request("POST", "/ask", body)
+            self._head_seconds = time.perf_counter() - stream.sent
             with response:
                 phase = "first_token"
                 if intent != "waiting":
