@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -39,11 +40,11 @@ def load(folder: Path, host: str, *options: str) -> Iterator[subprocess.Popen[st
         stderr=subprocess.STDOUT,
         text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
@@ -59,17 +60,23 @@ def rows(folder: Path) -> Rows:
         return {(row["Type"], row["Name"]): row for row in csv.DictReader(lines)}
 
 
-def total(metrics: str, name: str, **labels: str) -> float:
+def report(folder: Path) -> str:
+    """The HTML."""
+    (file,) = folder.glob("volumes/load/*/report.html")
+    return file.read_text()
+
+
+def total(metrics: str, metric: str, /, **labels: str) -> float:
     """The sum of a metric's samples whose labels include `labels`."""
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in metrics.splitlines()
-        if line.startswith((name + "{", name + " ")) and all(f'{k}="{v}"' in line for k, v in labels.items())
+        if line.startswith((metric + "{", metric + " ")) and all(f'{k}="{v}"' in line for k, v in labels.items())
     )
 
 
-def mean(metrics: str, name: str, **labels: str) -> float:
-    return total(metrics, f"{name}_sum", **labels) / total(metrics, f"{name}_count", **labels)
+def mean(metrics: str, histogram: str) -> float:
+    return total(metrics, f"{histogram}_sum") / total(metrics, f"{histogram}_count")
 
 
 def scrape(port: int) -> str:
@@ -141,7 +148,12 @@ async def test_a_run_measures_what_the_engine_does_and_leaves_nothing_behind(sta
     assert total(seen, "locust_requests_total", result="failed") == total(seen, "locust_implausible_total") == 0
     # Ten users may want more than the eight slots at times, which the median and the mean of the gaps do not show.
     assert mean(seen, "locust_inter_token_latency_seconds") == pytest.approx(TOKEN_SECONDS, rel=0.3)
-    table = rows(tmp_path)
+    as_the_engine_was_told(rows(tmp_path))
+    assert "first token" in report(tmp_path)
+
+
+def as_the_engine_was_told(table: Rows) -> None:
+    """Medians of the streamed questions, and that times of tokens are not counted as requests."""
     first, gaps, answers = (table[kind, "ask_stream"] for kind in ("first token", "inter-token", "POST"))
     assert FIRST_TOKEN_SECONDS <= float(first["50%"]) / 1000 <= FIRST_TOKEN_SECONDS * 1.75
     assert float(gaps["50%"]) / 1000 == pytest.approx(TOKEN_SECONDS, rel=0.2)
@@ -151,8 +163,6 @@ async def test_a_run_measures_what_the_engine_does_and_leaves_nothing_behind(sta
     assert int(table["left", "ask_leaving"]["Request Count"]) > 4
     requests = sum(int(row["Request Count"]) for (kind, _), row in table.items() if kind == "POST")
     assert int(table["", "Aggregated"]["Request Count"]) == requests
-    (report,) = tmp_path.glob("volumes/load/*/report.html")
-    assert "first token" in report.read_text()
 
 
 def test_workers_figures_reach_the_master_and_a_missed_threshold_fails_the_run(stack: Stack, tmp_path: Path) -> None:
@@ -177,25 +187,23 @@ def test_workers_figures_reach_the_master_and_a_missed_threshold_fails_the_run(s
 
 
 def test_refusals_are_no_failures_and_users_wait_as_told(stack: Stack, tmp_path: Path) -> None:
-    gateway = stack.another_gateway("one-at-a-time", requests_max=1)
+    key = "a-key-of-the-load-test"
+    items = {"encode_batch_items": 1, "search_batch_items": 1, "generate_batch_items": 1}
+    gateway = stack.another_gateway("few", requests_max=1, api_keys=json.dumps({"load": {"key": key}}), **items)
     gateway.start()
     try:
-        options = ["-u", "10", "-t", "5s", "--metrics-port", "0", "--max-refused-ratio", "1"]
-        with load(tmp_path, gateway.url, *options) as process:
+        options = ["-u", "10", "-t", "5s", "--metrics-port", "0", "--api-key", key]
+        with load(tmp_path, gateway.url, *options, "--max-refused-ratio", "1") as process:
             code, said = ended(process)
-        assert code == 0, said
-        table = rows(tmp_path)
-        refused = sum(int(row["Request Count"]) for (kind, _), row in table.items() if kind == "refused")
-        # Retry-After is at least a second.
-        assert 5 <= refused <= 10 * (5 + 1)
-        assert int(table["", "Aggregated"]["Failure Count"]) == 0
-        assert int(table["", "Aggregated"]["Request Count"]) >= 1
-        with load(tmp_path / "again", gateway.url, *options[:-1], "0.01") as process:
-            code, said = ended(process)
-        assert code == 1
-        assert "requests were refused" in said
     finally:
         gateway.stop()
+    assert code == 0, said
+    table = rows(tmp_path)
+    refused = sum(int(row["Request Count"]) for (kind, _), row in table.items() if kind == "refused")
+    # Retry-After is at least a second.
+    assert 5 <= refused <= 10 * (5 + 1)
+    assert int(table["", "Aggregated"]["Failure Count"]) == 0
+    assert int(table["", "Aggregated"]["Request Count"]) >= 1
 
 
 def test_a_stream_that_is_held_back_on_the_way_is_a_failure(stack: Stack, tmp_path: Path) -> None:
