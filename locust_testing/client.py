@@ -17,6 +17,7 @@ import gevent
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
+from locust_testing.problem import problem
 from locust_testing.sse import Parser
 from locust_testing.stream import Hear, Stream
 
@@ -28,21 +29,6 @@ LINE_BYTES = 65536
 
 class Unanswered(Exception):
     """No whole answer: no connection, silence, or an end in the middle. Says which."""
-
-
-class HttpProblem(Exception):
-    """An answer of another status than 200. `retry_after_seconds` where it says so."""
-
-    def __init__(self, status: int, code: str, detail: str, retry_after_seconds: float | None) -> None:
-        super().__init__(f"{status} {code}")
-        self.status = status
-        self.detail = detail
-        self.retry_after_seconds = retry_after_seconds
-
-    @property
-    def refused(self) -> bool:
-        """It was not the request's fault, nor a fault at all: come back later."""
-        return self.status in (429, 503) and self.retry_after_seconds is not None
 
 
 class Client:
@@ -85,7 +71,7 @@ class Client:
             response = self._http.request(method, self._prefix + path, content, headers)
             if response.status_code != 200:
                 with response:
-                    raise _problem(response)
+                    raise problem(response.status_code, response.read(), response.get("retry-after"))
         except (OSError, HTTPParseError) as exc:
             self.close()
             raise Unanswered(_says(exc)) from exc
@@ -126,24 +112,6 @@ def _whole(response: HTTPSocketPoolResponse) -> bytes:
         return response.read()
     except (OSError, HTTPParseError) as exc:
         raise Unanswered(_says(exc)) from exc
-
-
-def _problem(response: HTTPSocketPoolResponse) -> HttpProblem:
-    """From RFC 9457's body, OpenAI's, or none of them."""
-    content = response.read()
-    try:
-        body = json.loads(content)
-        body = body.get("error", body)
-        code, detail = str(body.get("code", "")), str(body.get("detail") or body.get("message") or "")
-    except (ValueError, AttributeError):
-        code, detail = "", content[:200].decode(errors="replace")
-    after = response.get("retry-after")
-    return HttpProblem(response.status_code, code, detail, _seconds(after) if isinstance(after, str) else None)
-
-
-def _seconds(retry_after: str) -> float | None:
-    """Retry-After in seconds; its other form, a date, is not what Pharos sends."""
-    return float(retry_after) if retry_after.isdecimal() else None
 
 
 def _says(exc: Exception) -> str:

@@ -12,8 +12,9 @@ from locust.exception import StopTest
 from locust.runners import MasterRunner, WorkerRunner
 
 from locust_testing import exporter, options, questions
-from locust_testing.client import Client, HttpProblem, Unanswered
+from locust_testing.client import Client, Unanswered
 from locust_testing.collector import FiguresCollector
+from locust_testing.problem import HttpProblem
 from locust_testing.questions import Questions
 from locust_testing.recorder import Recorder
 from locust_testing.shapes import SHAPES

@@ -11,14 +11,15 @@ from locust import User, task
 from locust.env import Environment
 
 from locust_testing import plausibility
-from locust_testing.client import Client, HttpProblem, Unanswered, listen
+from locust_testing.client import Client, Unanswered, listen
 from locust_testing.figures import Outcome, Phase, Result
+from locust_testing.problem import HttpProblem
 from locust_testing.questions import Question, Questions
 from locust_testing.recorder import Recorder
 from locust_testing.stream import Hear, Stream, hear_ask, hear_chat
 
 RETRY_SECONDS = 1.0
-"""Pause after an answer that could not be had at all, so that a server that is down is not hammered."""
+"""Pause after a failure, where the server names none, so that one that is down is not hammered."""
 HEAD_SECONDS = 0.1
 """How long the head of an answer is thought to take before one was seen."""
 MID_STREAM_EVENTS = 10
@@ -52,14 +53,10 @@ class PharosUser(User):
     def ended_early(self, name: str, started: float, exc: Exception) -> None:
         """Note a request that was refused or failed, and wait as the server says."""
         seconds = time.perf_counter() - started
-        if isinstance(exc, HttpProblem) and exc.refused:
-            self.recorder.add(Result(name, "POST", "refused", seconds, why=str(exc)))
-            gevent.sleep(exc.retry_after_seconds)
-            return
-        self.recorder.add(Result(name, "POST", "failed", seconds, why=str(exc)))
-        if not isinstance(exc, HttpProblem):
-            self.client.close()
-            gevent.sleep(RETRY_SECONDS)
+        refused = isinstance(exc, HttpProblem) and exc.refused
+        self.recorder.add(Result(name, "POST", "refused" if refused else "failed", seconds, why=str(exc)))
+        wait = exc.retry_after_seconds if isinstance(exc, HttpProblem) else None
+        gevent.sleep(RETRY_SECONDS if wait is None else wait)
 
     def stream(self, name: str, path: str, body: dict[str, object], hear: Hear) -> None:
         """One streamed answer to its end."""

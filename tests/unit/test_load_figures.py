@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from app.errors import Draining, ModelServiceDown, Overloaded, PharosError, PromptTooLong, QuotaExceeded, StoreDown
 from contracts import telemetry
 from locust_testing import figures
 from locust_testing.collector import FiguresCollector
 from locust_testing.figures import Figures, Result
+from locust_testing.problem import problem
 from locust_testing.thresholds import Observed, Thresholds, misses
 
 seconds = st.one_of(st.sampled_from(telemetry.FIRST_TOKEN_BUCKETS), st.floats(0, 3000))
@@ -119,3 +122,29 @@ def test_a_run_without_any_request_fails() -> None:
 def test_thresholds_are_over_all_kinds_but_times_are_each_kinds_own() -> None:
     slow = Observed("ask", ok=1, p95_total_seconds=40)
     assert [miss.split(":")[0] for miss in misses(Thresholds(), [KEPT, slow])] == ["ask"]
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after", "refused"),
+    [
+        (Overloaded(""), "2", True),
+        (Draining(""), "2", True),
+        (QuotaExceeded(""), "60", True),
+        (Overloaded(""), None, False),
+        (ModelServiceDown(""), "2", False),
+        (StoreDown(""), "2", False),
+        (PromptTooLong(""), None, False),
+    ],
+)
+def test_what_is_refused_and_what_has_failed(error: PharosError, retry_after: str | None, refused: bool) -> None:
+    body = error.body("id")
+    for content in (body, {"error": {"code": body["code"], "message": ""}}):
+        said = problem(error.status, json.dumps(content).encode(), retry_after)
+        assert said.refused is refused
+        assert said.retry_after_seconds == (None if retry_after is None else float(retry_after))
+        assert str(said) == f"{error.status} {error.code}"
+
+
+def test_an_error_page_of_something_else_is_no_refusal() -> None:
+    said = problem(503, b"<html>", None)
+    assert (str(said), said.refused) == ("503", False)

@@ -105,9 +105,10 @@ def test_chunks_of_openais_api_are_noted_as_events_of_ask() -> None:
     assert stream.token_times == [3.0]
 
 
-@pytest.mark.parametrize(
-    "module", ["sse", "stream", "plausibility", "questions", "shapes", "thresholds", "figures", "collector", "__main__"]
-)
+PURE = ("collector", "figures", "plausibility", "problem", "questions", "shapes", "sse", "stream", "thresholds")
+
+
+@pytest.mark.parametrize("module", [*PURE, "__main__"])
 def test_a_module_that_tests_import_does_not_import_gevent(module: str) -> None:
     program = f"import locust_testing.{module}, sys; sys.exit('gevent' in sys.modules or 'locust' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
