@@ -13,7 +13,8 @@ from locust_testing.thresholds import ABOUT, Thresholds
 
 HOST = "http://127.0.0.1:8000"
 """Where `make run` serves."""
-USERS = 8
+USERS = 5
+"""The fewest with one of each kind; a model on two cores has its hands full with them."""
 
 
 def add_options(parser: LocustArgumentParser) -> None:
