@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test soak check bench dashboards format lock
+.PHONY: help install run ingest test soak load check bench dashboards format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -31,6 +31,11 @@ test: ## set up and run every test
 MINUTES ?= 10
 soak: ## a mix of all behaviours for MINUTES=10 against a simulated stack of its own; fails when anything grows
 	$(PY) -m benchmarks.soak --minutes $(MINUTES)
+
+HOST ?= http://127.0.0.1:8000
+load: ## load on a running Pharos, with a report: make load [HOST=http://…] [SHAPE=steady|step|spike|soak] [OPTIONS="-u 32"]
+	@$(PYTHON) -m launch.install load
+	@$(PY) -m locust_testing --host "$(HOST)" $(if $(SHAPE),--shape $(SHAPE)) $(OPTIONS)
 
 check: ## ruff and mypy --strict
 	@$(MAKE) --no-print-directory install
