@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ingest test soak load check bench dashboards format lock
+.PHONY: help install run monitor ingest test soak load check bench dashboards format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -18,6 +18,10 @@ run: ## set up and start everything on this machine; Ctrl-C stops it (ACCELERATO
 	@$(PYTHON) -m launch.preflight --accelerator $(ACCELERATOR)
 	@$(MAKE) --no-print-directory install
 	@$(PY) -m launch.stack
+
+monitor: ## Prometheus with the shipped rules beside a running Pharos; Ctrl-C stops it
+	@$(MAKE) --no-print-directory install
+	@$(PY) -m launch.monitor
 
 ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [OPTIONS="--limit 100"]
 	@test -n "$(DATASET)" || { echo 'say which: make ingest DATASET=file.csv'; exit 2; }
@@ -37,12 +41,15 @@ load: ## load on a running Pharos, with a report: make load [HOST=http://…] [S
 	@$(PYTHON) -m launch.install load
 	@$(PY) -m locust_testing --host "$(HOST)" $(if $(SHAPE),--shape $(SHAPE)) $(OPTIONS)
 
-check: ## ruff and mypy --strict
+check: ## ruff, mypy --strict, and the rules of Prometheus and Alertmanager
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) -m launch.debian promtool check config monitoring/prometheus/prometheus.yml
+	$(PY) -m launch.debian promtool test rules monitoring/prometheus/tests/*.yml
+	$(PY) -m launch.debian amtool check-config monitoring/alertmanager/alertmanager.yml
 
 bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md (NAMES="encode relay" for some)
 	@$(MAKE) --no-print-directory install

@@ -18,42 +18,22 @@ RULES = ROOT / "monitoring" / "prometheus" / "rules"
 """What is shipped."""
 
 
-class Prometheus:
-    """A running Prometheus; to be entered. Its figures are gone when its folder is."""
+class Api:
+    """What a running Prometheus answers."""
 
-    def __init__(self, config: Path, folder: Path, port: int | None = None) -> None:
-        """`config` is a file of Prometheus' own format; data and log go to `folder`."""
-        port = port or free_port()
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            str(program_of(debian.PROMETHEUS)),
-            f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--enable-feature=exemplar-storage",
-        ]
-        self.service = Service("prometheus", command, f"http://127.0.0.1:{port}", folder / "prometheus.log", {})
-        self._expected = [
-            (job["job_name"], address)
-            for job in yaml.safe_load(config.read_text())["scrape_configs"]
-            for group in job.get("static_configs", [])
-            for address in group["targets"]
-        ]
-        self._http = httpx.Client(base_url=self.service.url, timeout=30, trust_env=False)
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
-    def __enter__(self) -> Prometheus:
-        self.service.start(self._ready, seconds=60)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
-        self.service.stop()
-
-    def _ready(self, _: Service) -> bool:
+    def ready(self) -> bool:
+        """It answers queries."""
         try:
             return self._http.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def _get(self, path: str, **parameters: str | float) -> Any:
         """The `data` of an answer of /api/v1. Fails with Prometheus' own words."""
@@ -103,7 +83,7 @@ class Prometheus:
         """Wait until every target that has a fixed address has been scraped `count` times more from now on, so that
         `rate()` has a value. Prometheus takes up its targets some 5 s after its start."""
         last: dict[tuple[str, str], str] = {}
-        seen = dict.fromkeys(self._expected, -1)
+        seen = dict.fromkeys(self._fixed_targets(), -1)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for each in self.targets():
@@ -116,6 +96,14 @@ class Prometheus:
             time.sleep(0.1)
         raise AssertionError(f"scrapes after {seconds} s: {seen}")
 
+    def _fixed_targets(self) -> list[tuple[str, str]]:
+        return [
+            (job["job_name"], address)
+            for job in yaml.safe_load(self._get("status/config")["yaml"])["scrape_configs"]
+            for group in job.get("static_configs", [])
+            for address in group["targets"]
+        ]
+
     def wait_for_rules(self, seconds: float = 90) -> None:
         """Wait until every rule has been evaluated. Fails for one that cannot be."""
         deadline = time.monotonic() + seconds
@@ -127,6 +115,32 @@ class Prometheus:
                 return
             time.sleep(0.2)
         raise AssertionError(f"rules not evaluated: {[r['name'] for r in self.rules() if r['health'] != 'ok']}")
+
+
+class Prometheus(Api):
+    """A Prometheus of the test's own; to be entered. Its figures are gone when its folder is."""
+
+    def __init__(self, config: Path, folder: Path, port: int | None = None) -> None:
+        """`config` is a file of Prometheus' own format; data and log go to `folder`."""
+        port = port or free_port()
+        super().__init__(f"http://127.0.0.1:{port}")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            str(program_of(debian.PROMETHEUS)),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--enable-feature=exemplar-storage",
+        ]
+        self.service = Service("prometheus", command, f"http://127.0.0.1:{port}", folder / "prometheus.log", {})
+
+    def __enter__(self) -> Prometheus:
+        self.service.start(lambda _: self.ready(), seconds=60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self.service.stop()
 
 
 def prometheus(

@@ -123,6 +123,7 @@ def settings(package: str) -> dict[str, Any]:
 
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+MONITORING = [name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]]
 BUILT = {
     name: Path(service["build"]["dockerfile"]).parent.name for name, service in SERVICES.items() if "build" in service
 }
@@ -146,6 +147,8 @@ def test_profiles() -> None:
         "gpu",
         "setup",
         "admin",
+        "monitoring",
+        "monitoring-gpu",
     }
     assert SERVICES["app_llm"]["profiles"] == ["cpu"]
     assert SERVICES["app_llm-gpu"]["profiles"] == ["gpu"]
@@ -301,6 +304,109 @@ def test_nginx_lets_running_answers_finish() -> None:
     assert (
         settings("app")["PHAROS_SHUTDOWN_GRACE_SECONDS"] <= patience < seconds(SERVICES["nginx"]["stop_grace_period"])
     )
+
+
+@pytest.mark.parametrize("name", MONITORING)
+def test_what_watches_has_no_rights_of_root(name: str) -> None:
+    for right in ("read_only", "cap_drop", "security_opt", "tmpfs"):
+        assert SERVICES[name][right] == SERVICES["app"][right]
+    assert "env_file" not in SERVICES[name]  # none of the settings is for it, and keys are among them
+    assert "cap_add" not in SERVICES[name]
+
+
+def test_it_is_known_what_watches() -> None:
+    assert set(MONITORING) == {"prometheus", "alertmanager", "loki", "tempo", "grafana", "node-exporter"}
+
+
+def test_what_is_kept_is_kept_for_a_time_and_no_longer() -> None:
+    flags = dict(word.removeprefix("--").split("=", 1) for word in SERVICES["prometheus"]["command"])
+    assert re.fullmatch(r"\d+d", flags["storage.tsdb.retention.time"])
+    assert re.fullmatch(r"\d+GB", flags["storage.tsdb.retention.size"])
+    loki = yaml.safe_load((ROOT / "monitoring" / "loki" / "loki.yaml").read_text())
+    assert re.fullmatch(r"\d+h", loki["limits_config"]["retention_period"])
+    assert loki["compactor"]["retention_enabled"]  # without it the period means nothing
+    tempo = yaml.safe_load((ROOT / "monitoring" / "tempo" / "tempo.yaml").read_text())
+    assert re.fullmatch(r"\d+h", tempo["compactor"]["compaction"]["block_retention"])
+
+
+def test_loki_takes_what_we_send() -> None:
+    loki = yaml.safe_load((ROOT / "monitoring" / "loki" / "loki.yaml").read_text())
+    assert loki["limits_config"]["allow_structured_metadata"]
+    assert loki["limits_config"]["discover_service_name"] == []  # no label but ours
+    (schema,) = loki["schema_config"]["configs"]
+    assert (schema["store"], schema["schema"]) == ("tsdb", "v13")  # what structured metadata needs
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_from_the_repository_is_there(name: str) -> None:
+    sources = [mount.split(":")[0] for mount in SERVICES[name].get("volumes", [])]
+    ours = [source for source in sources if source.startswith("./") and not source.startswith("./volumes/")]
+    assert [source for source in ours if not (ROOT / source).exists()] == []
+
+
+@pytest.mark.parametrize(("password", "starts"), [("", False), ("a good one", True)])
+def test_grafana_starts_only_with_a_password(password: str, starts: bool) -> None:
+    grafana = compose(GRAFANA_PASSWORD=password)["services"]["grafana"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == (password or None)
+    shell, option, script = grafana["entrypoint"]
+    # `$$` is a dollar sign that is not Compose's; the image's own program is stood in for.
+    script = script.replace("$$", "$").replace("/run.sh", "echo started")
+    run = subprocess.run(
+        [shell, option, script],
+        env={"GF_SECURITY_ADMIN_PASSWORD": password},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode == 0, "started" in run.stdout) == (starts, starts)
+    assert starts or "GRAFANA_PASSWORD" in run.stdout
+
+
+def test_grafana_lets_nobody_in_without_a_name() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == environment["GF_USERS_ALLOW_SIGN_UP"] == "false"
+
+
+def test_grafana_opens_on_a_dashboard_of_ours() -> None:
+    home = Path(SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    folders = dict(reversed(mount.removesuffix(":ro").split(":")) for mount in SERVICES["grafana"]["volumes"])
+    assert (ROOT / folders[str(home.parent)] / home.name).is_file()
+
+
+def test_prometheus_finds_everything_where_it_is() -> None:
+    ports = {  # where each listens inside of its container
+        "app": SERVICES["app"]["environment"]["PHAROS_PORT"],
+        "app_llm": SERVICES["app_llm"]["environment"]["PHAROS_LLM_PORT"],
+        "setup": str(settings("setup_milvus")["PHAROS_INGEST_METRICS_PORT"]),
+        "milvus": "9091",
+        "node-exporter": "9100",
+        "dcgm-exporter": "9400",
+        "tempo": "3200",
+        **{name: SERVICES[name]["ports"][0].split(":")[-1] for name in ("alertmanager", "loki", "grafana")},
+    }
+    config = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "prometheus.yml").read_text())
+    found = {}
+    for job in config["scrape_configs"]:
+        for how in job.get("dns_sd_configs", []):
+            (name,) = how["names"]
+            found[name] = str(how["port"])
+        for how in job.get("static_configs", []):
+            (address,) = how["targets"]
+            name, _, found[name] = address.partition(":")
+    assert found.pop("localhost") == SERVICES["prometheus"]["ports"][0].split(":")[-1]
+    (host,) = SERVICES["prometheus"]["extra_hosts"]
+    assert found.pop(host.split(":")[0]) == "9646"
+    assert found == ports
+    assert found.keys() <= SERVICES.keys()
+    (told,) = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert told == f"alertmanager:{ports['alertmanager']}"
+    # More than one, none, or now and then: found by name.
+    by_name = {job["job_name"] for job in config["scrape_configs"] if "dns_sd_configs" in job}
+    assert by_name == {"app", "app_llm", "setup_milvus", "gpu"}
+
+
+def test_the_ingestion_job_can_be_scraped() -> None:
+    assert SERVICES["setup"]["environment"]["PHAROS_INGEST_METRICS_HOST"] == "0.0.0.0"
 
 
 def test_every_variable_is_in_the_example() -> None:
