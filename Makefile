@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run monitor ingest test soak check bench format lock
+.PHONY: help install run monitor ingest test soak load check bench dashboards format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -36,6 +36,11 @@ MINUTES ?= 10
 soak: ## a mix of all behaviours for MINUTES=10 against a simulated stack of its own; fails when anything grows
 	$(PY) -m benchmarks.soak --minutes $(MINUTES)
 
+HOST ?= http://127.0.0.1:8000
+load: ## load on a running Pharos, with a report: make load [HOST=http://…] [SHAPE=steady|step|spike|soak] [OPTIONS="-u 32"]
+	@$(PYTHON) -m launch.install load
+	@$(PY) -m locust_testing --host "$(HOST)" $(if $(SHAPE),--shape $(SHAPE)) $(OPTIONS)
+
 check: ## ruff, mypy --strict, and the rules of Prometheus and Alertmanager
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev
@@ -50,6 +55,11 @@ bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev bench
 	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
+
+dashboards: ## write Grafana's dashboards (monitoring/grafana/dashboards) from their code
+	@$(MAKE) --no-print-directory install
+	@$(PYTHON) -m launch.install dev
+	$(PY) -m monitoring.dashboards
 
 format: ## rewrite the code in ruff's style
 	$(PY) -m ruff format .

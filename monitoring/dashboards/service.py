@@ -1,0 +1,386 @@
+"""Dashboard 1: is Pharos well, and if not, where to look."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard, table
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from contracts import telemetry as t
+from monitoring import thresholds as at
+from monitoring.dashboards import foreign, logql
+from monitoring.dashboards.boards import SERVICES, board, gateway
+from monitoring.dashboards.panels import (
+    COUNT,
+    OUTCOMES,
+    PER_SECOND,
+    RATIO,
+    REQUESTS_PER_SECOND,
+    SECONDS,
+    SHARE,
+    TEXT,
+    Limit,
+    Panel,
+    ask,
+    ask_logs,
+    lines,
+    log_lines,
+    number,
+    percentiles,
+    rows,
+)
+from monitoring.dashboards.promql import any_of, increase, or_zero, percentile, rate, series, total
+
+SATURATION = Limit(at.SATURATION_HIGH, at.SATURATION_FULL)
+BURN = Limit(at.BURN_RATE_SLOW, at.BURN_RATE_FAST)
+FIRST_TOKEN = Limit(at.TTFT_SLO_SECONDS, 2 * at.TTFT_SLO_SECONDS)
+ANSWER = Limit(at.ANSWER_SECONDS_SLOW, at.ANSWER_SECONDS_BAD)
+INTER_TOKEN = Limit(at.INTER_TOKEN_SECONDS_SLOW, at.INTER_TOKEN_SECONDS_BAD)
+SOME = Limit(0.001, 1)
+"""For what should never be: any at all is orange."""
+HERE = {"instance": "=~$gateway"}
+
+
+def service() -> dashboard.Dashboard:
+    """The dashboard."""
+    return board(
+        "pharos-service",
+        "Service",
+        "Is it healthy, is it fast enough, is it full, whom does it refuse, and what changed. Grafana opens on it.",
+        [
+            ("Is it healthy?", _health()),
+            ("Traffic: what is asked, and how it ends", _traffic()),
+            ("How fast is it?", _latency()),
+            ("Objectives: how fast the error budget is used up", _objectives()),
+            ("How full is it?", _saturation()),
+            ("Whom does it refuse, and what fails?", _failures()),
+            ("What runs here, and what does it need?", _surroundings()),
+        ],
+        variables=[gateway()],
+    )
+
+
+def _errors() -> str:
+    failed = increase(t.REQUESTS, outcome=any_of(at.FAILED_OUTCOMES))
+    refused = increase(t.REFUSED, reason=any_of(at.OUR_REFUSALS))
+    return f"({or_zero(failed)} + {or_zero(refused)}) / {increase(t.REQUESTS)}"
+
+
+def _health() -> list[Panel]:
+    budget = 1 - at.AVAILABILITY_TARGET
+    in_time = increase(t.FIRST_TOKEN_SECONDS, suffix="_bucket", le=f"{at.TTFT_SLO_SECONDS}")
+    return [
+        number(
+            "Requests served",
+            f"Share of the requests in the time shown that did not fail by our fault: no error, no timeout, not "
+            f"refused for want of room. The objective is {at.AVAILABILITY_TARGET:.1%}.",
+            SHARE,
+            ask(f"1 - {_errors()}"),
+            limit=Limit(at.AVAILABILITY_TARGET + budget / 2, at.AVAILABILITY_TARGET, low_is_bad=True),
+            decimals=2,
+        ),
+        number(
+            "Error budget left",
+            f"Of the {budget:.1%} of requests that may fail, how much the time shown has left. Below zero the "
+            "objective is missed.",
+            SHARE,
+            ask(f"1 - {_errors()} / {budget:.3g}"),
+            limit=Limit(0.5, 0, low_is_bad=True),
+            decimals=0,
+        ),
+        number(
+            "First tokens in time",
+            f"Share of answers whose first token came within {at.TTFT_SLO_SECONDS} s of the question. The objective is "
+            f"{at.TTFT_TARGET:.0%}, on a GPU.",
+            SHARE,
+            ask(f"{in_time} / {increase(t.FIRST_TOKEN_SECONDS, suffix='_count')}"),
+            limit=Limit(at.TTFT_TARGET + (1 - at.TTFT_TARGET) / 2, at.TTFT_TARGET, low_is_bad=True),
+        ),
+        number(
+            "Requests a second",
+            "Requests that ended, of every kind and outcome.",
+            REQUESTS_PER_SECOND,
+            ask(rate(t.REQUESTS, **HERE)),
+            limit=None,
+        ),
+        number(
+            "Model services ready",
+            "Model services that the gateways may send work to. With none, every question is refused.",
+            COUNT,
+            ask(f"sum(max by (replica) ({series(t.REPLICA_STATE, state='ready')}))"),
+            limit=Limit(1, 1, low_is_bad=True),
+            decimals=0,
+        ),
+        number(
+            "Alerts firing",
+            "Alerts that fire now; each names the section of docs/operations.md that says what to do.",
+            COUNT,
+            ask(or_zero(f"count({series(foreign.ALERTS, alertstate='firing')})")),
+            limit=SOME,
+            decimals=0,
+        ),
+    ]
+
+
+def _traffic() -> list[Panel]:
+    return [
+        lines(
+            "Requests a second, by route",
+            "Requests that ended, by what was asked for.",
+            REQUESTS_PER_SECOND,
+            [ask(rate(t.REQUESTS, "route", **HERE), "{{route}}")],
+            limit=None,
+            stacked=True,
+        ),
+        lines(
+            "How requests ended",
+            "ok: answered. rejected: refused, for the caller's fault or for want of room. cancelled: the caller left. "
+            "timeout: its time ran out. error: a part failed.",
+            REQUESTS_PER_SECOND,
+            [ask(rate(t.REQUESTS, "outcome", **HERE), "{{outcome}}")],
+            limit=None,
+            stacked=True,
+            colours=OUTCOMES,
+        ),
+        lines(
+            "HTTP answers, by status",
+            "What the HTTP server counts, all paths together: 5xx is our fault, 4xx the caller's.",
+            REQUESTS_PER_SECOND,
+            [ask(rate(foreign.HTTP_REQUESTS, "status", job=t.APP, **HERE), "{{status}}")],
+            limit=None,
+            stacked=True,
+        ),
+    ]
+
+
+def _latency() -> list[Panel]:
+    return [
+        lines(
+            "Time to the first token",
+            "From a question's arrival until the first word of its answer is there. Dashed: the objective. Dots are "
+            "single requests, and links to their traces.",
+            SECONDS,
+            percentiles(t.FIRST_TOKEN_SECONDS, where=HERE, exemplars=True),
+            limit=FIRST_TOKEN,
+            span=6,
+        ),
+        lines(
+            "Time of a whole answer",
+            "From a question's arrival to the last word of its answer. Long answers take long: see the first token "
+            "too.",
+            SECONDS,
+            percentiles(t.STAGE_SECONDS, where={"stage": t.Stage.TOTAL, **HERE}, exemplars=True),
+            limit=ANSWER,
+            span=6,
+        ),
+        lines(
+            "Pause between two tokens",
+            "How smoothly answers flow. Above a quarter of a second they come more slowly than people read.",
+            SECONDS,
+            percentiles(t.INTER_TOKEN_SECONDS, where=HERE, exemplars=True),
+            limit=INTER_TOKEN,
+            span=6,
+        ),
+        lines(
+            "Time of any HTTP request",
+            "As the HTTP server measures it, whatever was asked for, other than /metrics and the health pages.",
+            SECONDS,
+            percentiles(foreign.HTTP_SECONDS, where={"job": t.APP, **HERE}),
+            limit=ANSWER,
+            span=6,
+        ),
+    ]
+
+
+def _objectives() -> list[Panel]:
+    return [
+        lines(
+            title,
+            f"How many times faster than evenly the error budget of {what} is used up, over windows of five minutes to "
+            f"three days. Above {at.BURN_RATE_FAST:g} over an hour, or {at.BURN_RATE_SLOW:g} over six, an alert fires.",
+            RATIO,
+            [
+                ask(f"max({series(errors, slo=slo)}) / {1 - target:.3g}", f"over {window}")
+                for window, errors in foreign.SLO_ERRORS.items()
+            ],
+            limit=BURN,
+            span=12,
+        )
+        for title, what, slo, target in (
+            ("Failed requests: burn rate", "failed requests", "availability", at.AVAILABILITY_TARGET),
+            ("Late first tokens: burn rate", "late first tokens", "ttft", at.TTFT_TARGET),
+        )
+    ]
+
+
+def _saturation() -> list[Panel]:
+    idle = f"avg(rate({series(foreign.NODE_CPU, mode='idle')}[$__rate_interval]))"
+    memory_left = f"{total(foreign.NODE_MEMORY_AVAILABLE)} / {total(foreign.NODE_MEMORY_TOTAL)}"
+    disk_left = (
+        f"min({series(foreign.NODE_DISK_AVAILABLE, fstype='!~tmpfs|ramfs|overlay')} / "
+        f"{series(foreign.NODE_DISK_SIZE, fstype='!~tmpfs|ramfs|overlay')})"
+    )
+    return [
+        lines(
+            "Places taken in each gateway",
+            "Requests being served, as a share of PHAROS_REQUESTS_MAX. At 100 % further ones are refused.",
+            SHARE,
+            [
+                ask(
+                    f"{total(t.REQUESTS_IN_FLIGHT, 'instance', **HERE)} / {total(t.REQUESTS_MAX, 'instance', **HERE)}",
+                    "{{instance}}",
+                )
+            ],
+            limit=SATURATION,
+            top=1,
+        ),
+        lines(
+            "Queues filled",
+            "Items that wait to be encoded, searched or answered, as a share of what may wait (PHAROS_QUEUE_ITEMS). "
+            "At 100 % further ones are refused.",
+            SHARE,
+            [
+                ask(
+                    f"{total(t.QUEUE_ITEMS, 'job', 'kind')} / {total(t.QUEUE_ITEMS_MAX, 'job', 'kind')}",
+                    "{{job}} {{kind}}",
+                )
+            ],
+            limit=SATURATION,
+            top=1,
+        ),
+        lines(
+            "Work outstanding at each model service",
+            "Tokens that the gateways still wait for there. One far above the others is slow, or gets no answers out.",
+            COUNT,
+            [ask(total(t.REPLICA_TOKENS, "replica"), "{{replica}}")],
+            limit=None,
+        ),
+        lines(
+            "Processor use of each service",
+            "Processors' worth of work. A gateway is one Python process: near 100 % it is full, and needs a second "
+            "one.",
+            SHARE,
+            [ask(rate(foreign.CPU_SECONDS, "job", "instance", **SERVICES), "{{job}} {{instance}}")],
+            limit=SATURATION,
+        ),
+        lines(
+            "Event loop lag",
+            "How late each service gets to work that is due, p99. While it lags it answers nobody, health checks "
+            "included: something blocks the loop, or the processor is full.",
+            SECONDS,
+            [ask(percentile(0.99, t.EVENT_LOOP_LAG, "job", "instance"), "{{job}} {{instance}} p99")],
+            limit=Limit(at.EVENT_LOOP_LAG_SECONDS / 2, at.EVENT_LOOP_LAG_SECONDS),
+        ),
+        lines(
+            "The machine: processors, memory, disk",
+            "Shares in use. Disk is the fullest one.",
+            SHARE,
+            [
+                ask(f"1 - {idle}", "processors"),
+                ask(f"1 - {memory_left}", "memory"),
+                ask(f"1 - {disk_left}", "disk"),
+            ],
+            limit=SATURATION,
+            top=1,
+        ),
+    ]
+
+
+def _failures() -> list[Panel]:
+    return [
+        lines(
+            "Refused, by reason",
+            "The reason is the `code` of the error that the caller got; docs/operations.md says what to do about each.",
+            REQUESTS_PER_SECOND,
+            [ask(rate(t.REFUSED, "reason", **HERE), "{{reason}}")],
+            limit=SOME,
+        ),
+        lines(
+            "Questions that never got a first token",
+            "By how they ended. nothing_relevant is no failure: the documents had nothing to say.",
+            REQUESTS_PER_SECOND,
+            [ask(rate(t.NO_FIRST_TOKEN, "reason", **HERE), "{{reason}}")],
+            limit=None,
+        ),
+        lines(
+            "Dropped from the queues",
+            "Work that was thrown away before it was begun, because its caller had left, its time was over, or there "
+            "was no room.",
+            PER_SECOND,
+            [ask(rate(t.QUEUE_DROPPED, "kind", "reason"), "{{kind}} {{reason}}")],
+            limit=SOME,
+        ),
+        log_lines(
+            "Log: requests that failed",
+            "One line for each request that was refused, timed out or failed. Open it for its stages and a link to its "
+            "trace.",
+            ask_logs(logql.requests("outcome=~`rejected|timeout|error`")),
+        ),
+        log_lines(
+            "Log: warnings and errors of all services",
+            "What the services themselves complain about.",
+            ask_logs(logql.complaints()),
+        ),
+        lines(
+            "Log lines of failed requests a minute",
+            "The same requests counted from their log lines, so that a peak above leads to its lines.",
+            COUNT,
+            [ask_logs(logql.count_requests("outcome!=`ok`", "outcome", "1m"), "{{outcome}}")],
+            limit=None,
+            span=24,
+        ),
+    ]
+
+
+def _surroundings() -> list[Panel]:
+    return [
+        lines(
+            "Parts that answer",
+            "1: the gateways' last check of it went well. milvus and model_service must both be 1.",
+            COUNT,
+            [ask(f"min by (dependency) ({series(t.DEPENDENCY_UP)})", "{{dependency}}")],
+            limit=Limit(1, 1, low_is_bad=True),
+            top=1,
+        ),
+        lines(
+            "Addresses that Prometheus reaches",
+            "Share of each job's addresses that served their metrics. Below 100 % these dashboards do not show all.",
+            SHARE,
+            [ask(f"avg by (job) ({series(foreign.UP)})", "{{job}}")],
+            limit=Limit(1, 0.5, low_is_bad=True),
+            top=1,
+        ),
+        lines(
+            "Log records lost",
+            "Records that Loki never got, by reason. They are dropped so that requests need not wait for Loki.",
+            PER_SECOND,
+            [
+                ask(or_zero(rate(t.LOKI_DROPPED)), "all"),
+                ask(rate(t.LOKI_DROPPED, "job", "reason"), "{{job}} {{reason}}"),
+            ],
+            limit=SOME,
+        ),
+        _versions(),
+    ]
+
+
+def _versions() -> table.Panel:
+    query = ask(f"count by (service, version, python) ({series(t.BUILD_INFO)})", instant=True)
+    panel = rows(
+        "Versions that run",
+        "How many processes there are of each service and version: two versions at once are a rollout, or a "
+        "forgotten one.",
+        TEXT,
+        query.format(PromQueryFormat.TABLE),
+        height=6,
+    )
+    return panel.with_transformation(
+        model.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {"Time": True},
+                "indexByName": {"service": 0, "version": 1, "python": 2, "Value": 3},
+                "renameByName": {"service": "Service", "version": "Version", "python": "Python", "Value": "Processes"},
+            },
+        )
+    )
