@@ -210,10 +210,12 @@ def test_refusals_are_no_failures_and_users_wait_as_told(stack: Stack, tmp_path:
 
 
 def test_a_stream_that_is_held_back_on_the_way_is_a_failure(stack: Stack, tmp_path: Path) -> None:
-    with held_back(stack.gateway.url) as url, load(tmp_path, url, "-t", "4s", "--metrics-port", "0") as process:
+    options = ["-t", "4s", "--metrics-port", "0", "StreamUser"]
+    with held_back(stack.gateway.url) as url, load(tmp_path, url, *options) as process:
         code, said = ended(process)
     assert code == 1, said
     assert "something on the way buffers" in said
+    assert "ChatUser" not in said
     assert "answers were implausible; at most 0 may be." in said
 
 
