@@ -421,6 +421,57 @@ def test_a_spawned_child_that_configures_itself_sends_too(loki: LokiServer, tmp_
     assert loki.messages() == ["child", "parent"]
 
 
+VLLM = """
+import logging, os
+from prometheus_client import REGISTRY
+from app_llm import vllm_logs
+from observability import logs
+from observability.settings import TelemetrySettings
+
+def speak(who):
+    from vllm.logger import init_logger
+    init_logger("vllm.somewhere").info("%s says question='my knee'", who)
+    init_logger("vllm.somewhere").error("%s has an error", who)
+
+if __name__ == "__main__":
+    import multiprocessing
+    telemetry = TelemetrySettings()
+    os.environ.update(vllm_logs.environment(telemetry))
+    with logs.configure("app_llm", telemetry, "info", [], REGISTRY):
+        speak("the service")
+        engine = multiprocessing.get_context("spawn").Process(target=speak, args=("the engine",))
+        engine.start()
+        engine.join()
+        logging.getLogger("app_llm").info("and we do")
+"""
+
+
+def test_vllm_s_logger_takes_the_same_road_in_its_own_processes_too(loki: LokiServer, tmp_path: Path) -> None:
+    program = tmp_path / "speaking.py"
+    program.write_text(VLLM)
+    environment = {**os.environ, "PHAROS_LOKI_URL": loki.url, "PYTHONPATH": str(processes.ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=processes.ROOT,
+        env=environment,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    said = [line for line in loki.lines if line.fields["logger"] in ("vllm.somewhere", "app_llm")]
+    assert sorted(line.message for line in said) == [
+        "and we do",
+        "the engine has an error",
+        "the engine says question='…'",
+        "the service has an error",
+        "the service says question='…'",
+    ]
+    assert {line.labels["service"] for line in loki.lines} == {"app_llm"}
+    shown = [line for line in done.stderr.splitlines() if "vllm.somewhere" in line]
+    assert shown == [f"ERROR vllm.somewhere: the {who} has an error" for who in ("service", "engine")]
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
