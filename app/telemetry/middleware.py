@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.routes import sse
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import ASKING, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.terms import Terms
 from contracts.problems import CLIENT_LEFT, PROBLEM
@@ -27,8 +27,6 @@ from observability.tracing import Tracing
 
 log = logging.getLogger(REQUEST_LOGGER)
 
-ASKING = frozenset({"/ask", "/v1/chat/completions"})
-"""Where an LLM's answer is asked for."""
 UNTRACKED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked by machines every few seconds; their own metrics say enough."""
 
