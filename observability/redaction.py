@@ -22,7 +22,7 @@ SHORT_CHARS = 64
 SHORT_TEXTS = 2_048
 """Results that are kept of texts that short."""
 
-_STRING = r"""(?:b?"(?:[^"\\]|\\.)*"?|b?'(?:[^'\\]|\\.)*'?)"""
+_STRING = r"""(?:b?"(?:[^"\\]|\\[\s\S]?)*"?|b?'(?:[^'\\]|\\[\s\S]?)*'?)"""
 """A string literal of Python or JSON; one that was cut ends with the text."""
 
 # What each pattern needs in a text, in lower case: looking for these first makes the common line cheap.
@@ -42,7 +42,7 @@ _SECRET_HINTS = (
 )
 _SECRETS = (
     # user:password@ in a URL; everything up to the last @ before the path
-    (re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/'\"?#]*@", re.IGNORECASE), rf"\1{MASK}@"),
+    (re.compile(r"([a-z][a-z0-9+.-]{0,20}://)[^\s/'\"?#]*@", re.IGNORECASE), rf"\1{MASK}@"),
     # a header or a variable by its name: key=…, "token": "…", (b'x-api-key', b'…'), PASSWORD=…
     (
         re.compile(

@@ -429,7 +429,10 @@ from observability import logs
 from observability.settings import TelemetrySettings
 
 def speak(who):
-    from vllm.logger import init_logger
+    from vllm.config.logging import LoggingConfig
+    from vllm.logger import configure_logging, init_logger
+    for _ in range(2):  # as vLLM does, in its engine's process too
+        configure_logging(LoggingConfig())
     init_logger("vllm.somewhere").info("%s says question='my knee'", who)
     init_logger("vllm.somewhere").error("%s has an error", who)
 
