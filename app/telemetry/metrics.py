@@ -66,7 +66,7 @@ class Metrics:
         seconds = record.stage_seconds()
         if outcome is Outcome.OK:  # how long a failure took is no latency
             seconds[Stage.TOTAL] = time.monotonic() - record.arrived
-        topic = self._topic(record, outcome)
+        topic = self._topic(record)
         for stage, value in seconds.items():
             self._stage.labels(stage.value).observe(value, exemplar)
             if topic is not None:
@@ -83,9 +83,9 @@ class Metrics:
         if record.passages == 0:
             self._not_in_documents.inc()
 
-    def _topic(self, record: RequestRecord, outcome: Outcome) -> str | None:
-        """The label; None where there was no question, or it named a topic that may not exist."""
-        if record.topics is None or outcome is Outcome.REJECTED:
+    def _topic(self, record: RequestRecord) -> str | None:
+        """The label; None where nothing was searched."""
+        if record.topics is None:
             return None
         topic = record.topic
         if topic not in self._topics:

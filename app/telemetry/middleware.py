@@ -118,7 +118,7 @@ def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
         semconv.HTTP_REQUEST_METHOD: record.method,
         semconv.HTTP_ROUTE: record.route,
         semconv.PHAROS_REQUEST_ID: record.request_id,
-        semconv.PHAROS_TOPIC: None if record.topics is None else record.topic[:64],
+        semconv.PHAROS_TOPIC: None if record.topics is None else record.topic,
         semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: None
         if record.first_token is None
         else record.first_token - record.arrived,
