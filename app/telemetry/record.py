@@ -32,8 +32,8 @@ class Problem(NamedTuple):
 @dataclass(slots=True)
 class RequestRecord:
     """`asks` is whether an answer from an LLM was wanted. `topics` is None until they are searched, so that they are
-    some that exist; `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, `usage`
-    is what the engine says at the end."""
+    some that exist; `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, and
+    `usage` is what the engine says at the end."""
 
     request_id: str
     method: str
