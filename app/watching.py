@@ -5,9 +5,10 @@ All instants are `time.monotonic()`'s. Hooks are called often, must be quick and
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 DropReason = Literal["overloaded", "draining", "deadline", "cancelled"]
+DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 
 
 class BatchWatch(Protocol):

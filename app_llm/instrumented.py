@@ -9,7 +9,7 @@ from contextlib import aclosing
 from prometheus_client import CollectorRegistry
 
 from app.merging import MergingEncoder
-from app.watching import DropReason, Unwatched
+from app.watching import DROP_REASONS, DropReason, Unwatched
 from app_llm.generator import HoldingGenerator
 from contracts import telemetry
 from contracts.ports import Encoder
@@ -48,14 +48,15 @@ class EncodeWatch(Unwatched):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._items = telemetry.BATCH_ITEMS.histogram(registry).labels("encode")
         self._wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry).labels("encode")
-        self._dropped = telemetry.QUEUE_DROPPED.counter(registry)
+        dropped = telemetry.QUEUE_DROPPED.counter(registry)
+        self._dropped = {reason: dropped.labels("encode", reason) for reason in DROP_REASONS}
 
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
         self._items.observe(items)
         self._wait.observe(oldest_wait_seconds)
 
     def item_dropped(self, reason: DropReason) -> None:
-        self._dropped.labels("encode", reason).inc()
+        self._dropped[reason].inc()
 
 
 class InstrumentedEncoder:

@@ -62,21 +62,22 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as exc:
         print(f"error: the settings cannot work: {exc}", file=sys.stderr)
         return BAD_INPUT
+    registry = CollectorRegistry()
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for every call that we retry
     with logs.configure(
         SETUP,
         telemetry,
         "info",
         [settings.milvus_token],
-        CollectorRegistry(),
+        registry,
         console_level="warning",
         console_format="%(message)s",
         quiet=("httpx",),
     ):
-        return _run(options, settings)
+        return _run(options, settings, registry)
 
 
-def _run(options: argparse.Namespace, settings: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings, registry: CollectorRegistry) -> int:
     columns = Columns(
         options.text_column, options.title_column, options.topic_column, options.date_column, options.id_column
     )
@@ -85,7 +86,6 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     try:
         dataset = Dataset.open(options.dataset, columns, options.encoding)
         rows = min(dataset.rows, options.limit or dataset.rows)
-        registry = CollectorRegistry()
         metrics = Metrics(registry)
         with (
             served(registry, settings.ingest_metrics_host, settings.ingest_metrics_port),

@@ -11,7 +11,7 @@ from app.errors import Draining, InvalidRequest, Overloaded, QuotaExceeded, Unau
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
-from app.watching import DropReason
+from app.watching import DROP_REASONS, DropReason
 from contracts import telemetry
 from contracts.telemetry import OTHER, Outcome, Stage
 
@@ -102,7 +102,7 @@ class KindWatch:
         self._stage = stage
         self._items = metrics.batch_items.labels(stage.value)
         self._wait = metrics.batch_wait.labels(stage.value)
-        self._dropped = metrics.dropped
+        self._dropped = {reason: metrics.dropped.labels(stage.value, reason) for reason in DROP_REASONS}
         self.tokens = metrics.token_flow.add
 
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
@@ -116,7 +116,7 @@ class KindWatch:
             record.note(self._stage, left)
 
     def item_dropped(self, reason: DropReason) -> None:
-        self._dropped.labels(self._stage.value, reason).inc()
+        self._dropped[reason].inc()
 
     def stream_left(self, stream: TokenStream) -> None:
         record = current_record.get()

@@ -113,6 +113,20 @@ def check(query: str) -> None:
             raise LogQLError(f"{query}: {function} takes {'a' if function in WITH_PARAMETER else 'no'} parameter")
 
 
+def names(query: str) -> set[str]:
+    """The labels, metadata and fields that a LogQL query asks for, but those it makes itself."""
+    tree = _PARSER.parse(query)
+    asked = {str(matcher.children[0]) for matcher in tree.find_data("matcher")}
+    for kind in ("of_text", "of_number", "unwrapped", "grouping"):
+        for part in tree.find_data(kind):
+            asked.update(_names(part))
+    for template in tree.find_data("line_format"):
+        asked.update(TEMPLATE_FIELD.findall(_text(template.children[0])))
+    for renaming in tree.find_data("renaming"):
+        asked.discard(str(renaming.children[0]))
+    return asked
+
+
 def _check_stages(query: str, lines: Tree[Token]) -> None:
     """Fields are there after the parser that reads them, and not before."""
     fields = set(LOG_LABELS) | set(LOG_METADATA)
