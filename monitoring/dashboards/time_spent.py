@@ -28,7 +28,7 @@ from monitoring.dashboards.panels import (
     percentiles,
     rows,
 )
-from monitoring.dashboards.promql import PERCENTILES, buckets, increase, percentile, rate, total
+from monitoring.dashboards.promql import PERCENTILES, buckets, increase, or_zero, percentile, rate, total
 from monitoring.dashboards.service import ANSWER, FIRST_TOKEN, HERE, SATURATION, SOME
 
 STAGE = Limit(at.STAGE_SECONDS_SLOW, at.STAGE_SECONDS_BAD)
@@ -155,7 +155,10 @@ def _batches() -> list[Panel]:
                 f"Dropped before they were begun: {kind}",
                 "overloaded, draining: refused at once. deadline: the time was over. cancelled: the caller had left.",
                 PER_SECOND,
-                [ask(rate(t.QUEUE_DROPPED, "reason", **where), "{{reason}}")],
+                [
+                    ask(or_zero(rate(t.QUEUE_DROPPED, **where)), "all"),
+                    ask(rate(t.QUEUE_DROPPED, "reason", **where), "{{reason}}"),
+                ],
                 limit=SOME,
                 span=6,
             ),
