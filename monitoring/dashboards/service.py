@@ -12,9 +12,12 @@ from monitoring.dashboards import foreign, logql
 from monitoring.dashboards.boards import SERVICES, board, gateway
 from monitoring.dashboards.panels import (
     COUNT,
+    GREEN,
+    ORANGE,
     OUTCOMES,
     PER_SECOND,
     RATIO,
+    RED,
     REQUESTS_PER_SECOND,
     SECONDS,
     SHARE,
@@ -39,6 +42,8 @@ INTER_TOKEN = Limit(at.INTER_TOKEN_SECONDS_SLOW, at.INTER_TOKEN_SECONDS_BAD)
 SOME = Limit(0.001, 1)
 """For what should never be: any at all is orange."""
 HERE = {"instance": "=~$gateway"}
+ALWAYS_THERE = f"!~{t.SETUP}|locust"
+STATUSES = {"2xx": GREEN, "4xx": ORANGE, "5xx": RED}
 
 
 def service() -> dashboard.Dashboard:
@@ -60,22 +65,31 @@ def service() -> dashboard.Dashboard:
     )
 
 
-def _errors() -> str:
-    failed = increase(t.REQUESTS, outcome=any_of(at.FAILED_OUTCOMES))
-    refused = increase(t.REFUSED, reason=any_of(at.OUR_REFUSALS))
-    return f"({or_zero(failed)} + {or_zero(refused)}) / {increase(t.REQUESTS)}"
+def _failed_share() -> str:
+    """As the recording rules have it: who left, or was refused for a fault of their own, counts on neither side."""
+    failed = or_zero(increase(t.REQUESTS, outcome=any_of(at.FAILED_OUTCOMES)))
+    refused = or_zero(increase(t.REFUSED, reason=any_of(at.OUR_REFUSALS)))
+    served = or_zero(increase(t.REQUESTS, outcome=t.Outcome.OK))
+    return f"({failed} + {refused}) / ({served} + {failed} + {refused})"
+
+
+def _in_time_share() -> str:
+    """An answer that failed before its first token had none in time."""
+    in_time = increase(t.FIRST_TOKEN_SECONDS, suffix="_bucket", le=f"{at.TTFT_SLO_SECONDS}")
+    came = increase(t.FIRST_TOKEN_SECONDS, suffix="_count")
+    never = or_zero(increase(t.NO_FIRST_TOKEN, reason=any_of(at.FAILED_OUTCOMES)))
+    return f"{in_time} / ({came} + {never})"
 
 
 def _health() -> list[Panel]:
     budget = 1 - at.AVAILABILITY_TARGET
-    in_time = increase(t.FIRST_TOKEN_SECONDS, suffix="_bucket", le=f"{at.TTFT_SLO_SECONDS}")
     return [
         number(
             "Requests served",
             f"Share of the requests in the time shown that did not fail by our fault: no error, no timeout, not "
             f"refused for want of room. The objective is {at.AVAILABILITY_TARGET:.1%}.",
             SHARE,
-            ask(f"1 - {_errors()}"),
+            ask(f"1 - {_failed_share()}"),
             limit=Limit(at.AVAILABILITY_TARGET + budget / 2, at.AVAILABILITY_TARGET, low_is_bad=True),
             decimals=2,
         ),
@@ -84,7 +98,7 @@ def _health() -> list[Panel]:
             f"Of the {budget:.1%} of requests that may fail, how much the time shown has left. Below zero the "
             "objective is missed.",
             SHARE,
-            ask(f"1 - {_errors()} / {budget:.3g}"),
+            ask(f"1 - {_failed_share()} / {budget:.3g}"),
             limit=Limit(0.5, 0, low_is_bad=True),
             decimals=0,
         ),
@@ -93,7 +107,7 @@ def _health() -> list[Panel]:
             f"Share of answers whose first token came within {at.TTFT_SLO_SECONDS} s of the question. The objective is "
             f"{at.TTFT_TARGET:.0%}, on a GPU.",
             SHARE,
-            ask(f"{in_time} / {increase(t.FIRST_TOKEN_SECONDS, suffix='_count')}"),
+            ask(_in_time_share()),
             limit=Limit(at.TTFT_TARGET + (1 - at.TTFT_TARGET) / 2, at.TTFT_TARGET, low_is_bad=True),
         ),
         number(
@@ -149,6 +163,7 @@ def _traffic() -> list[Panel]:
             [ask(rate(foreign.HTTP_REQUESTS, "status", job=t.APP, **HERE), "{{status}}")],
             limit=None,
             stacked=True,
+            colours=STATUSES,
         ),
     ]
 
@@ -344,9 +359,10 @@ def _surroundings() -> list[Panel]:
         ),
         lines(
             "Addresses that Prometheus reaches",
-            "Share of each job's addresses that served their metrics. Below 100 % these dashboards do not show all.",
+            "Share of each job's addresses that served their metrics. Below 100 % these dashboards do not show all. "
+            "Ingestion and load tests, which come and go, are left out.",
             SHARE,
-            [ask(f"avg by (job) ({series(foreign.UP)})", "{{job}}")],
+            [ask(f"avg by (job) ({series(foreign.UP, job=ALWAYS_THERE)})", "{{job}}")],
             limit=Limit(1, 0.5, low_is_bad=True),
             top=1,
         ),

@@ -18,6 +18,7 @@ from monitoring.dashboards.panels import (
     REQUESTS_PER_SECOND,
     SECONDS,
     SHARE,
+    STAGES,
     Limit,
     Panel,
     ask,
@@ -39,7 +40,7 @@ KINDS = {
     "generate": ("prompts to be answered", "a model service"),
 }
 """The gateway's batchers: what waits in each, and for whom."""
-STAGES = (
+STAGES_ARE = (
     "queue: waiting for a place in a batch. encode: the question becomes a vector. search: Milvus finds passages. "
     "prompt: they are put together. generate: the model answers."
 )
@@ -70,7 +71,7 @@ def _stages() -> list[Panel]:
     return [
         lines(
             "Where a question's time goes",
-            f"Seconds in each stage, for the average question. {STAGES} Averages hide the slow ones: see the "
+            f"Seconds in each stage, for the average question. {STAGES_ARE} Averages hide the slow ones: see the "
             "percentiles below.",
             SECONDS,
             [
@@ -82,6 +83,7 @@ def _stages() -> list[Panel]:
             limit=ANSWER,
             span=12,
             stacked=True,
+            colours=STAGES,
         ),
         bars(
             "Share of all time, by stage",
@@ -96,6 +98,7 @@ def _stages() -> list[Panel]:
             ],
             limit=None,
             span=6,
+            colours=STAGES,
         ),
         lines(
             "Time to the first token",
@@ -115,6 +118,7 @@ def _stages() -> list[Panel]:
                     ask(percentile(quantile, t.STAGE_SECONDS, "stage", **HERE), "{{stage}}", exemplars=name == "p95"),
                 ],
                 limit=STAGE,
+                colours=STAGES,
             )
             for name, quantile in PERCENTILES.items()
         ),
@@ -152,7 +156,7 @@ def _batches() -> list[Panel]:
                 top=1,
             ),
             lines(
-                f"Dropped before they were begun: {kind}",
+                f"Dropped from the queue: {kind}",
                 "overloaded, draining: refused at once. deadline: the time was over. cancelled: the caller had left.",
                 PER_SECOND,
                 [
@@ -198,6 +202,7 @@ def _topics() -> list[Panel]:
             limit=ANSWER,
             span=12,
             stacked=True,
+            colours=STAGES,
         ),
     ]
 
