@@ -9,9 +9,9 @@ from grafana_foundation_sdk.builders import dashboard, table
 from grafana_foundation_sdk.models import dashboard as model
 
 from contracts import telemetry as t
-from monitoring import thresholds as at
 from monitoring.dashboards import logql
-from monitoring.dashboards.boards import board, gateway, pick, topic
+from monitoring.dashboards.boards import HERE, board, gateway, pick, topic
+from monitoring.dashboards.limits import ANSWER, FIRST_TOKEN, SATURATION, SOME, STAGE
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
@@ -30,9 +30,7 @@ from monitoring.dashboards.panels import (
     rows,
 )
 from monitoring.dashboards.promql import PERCENTILES, buckets, increase, or_zero, percentile, rate, total
-from monitoring.dashboards.service import ANSWER, FIRST_TOKEN, HERE, SATURATION, SOME
 
-STAGE = Limit(at.STAGE_SECONDS_SLOW, at.STAGE_SECONDS_BAD)
 PARTS = {"stage": f"!={t.Stage.TOTAL}"}
 KINDS = {
     "encode": ("questions to be encoded", "the encoder"),
