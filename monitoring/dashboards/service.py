@@ -75,7 +75,7 @@ def _health() -> list[Panel]:
             f"Share of the requests in the time shown that did not fail by our fault: no error, no timeout, not "
             f"refused for want of room. The objective is {at.AVAILABILITY_TARGET:.1%}.",
             SHARE,
-            ask(f"1 - {_failed_share()}"),
+            ask(f"1 - {_failed_share()}", instant=True),
             limit=Limit(at.AVAILABILITY_TARGET + budget / 2, at.AVAILABILITY_TARGET, low_is_bad=True),
             decimals=2,
         ),
@@ -84,7 +84,7 @@ def _health() -> list[Panel]:
             f"Of the {budget:.1%} of requests that may fail, how much the time shown has left. Below zero the "
             "objective is missed.",
             SHARE,
-            ask(f"1 - {_failed_share()} / {budget:.3g}"),
+            ask(f"1 - {_failed_share()} / {budget:.3g}", instant=True),
             limit=Limit(0.5, 0, low_is_bad=True),
             decimals=0,
         ),
@@ -93,7 +93,7 @@ def _health() -> list[Panel]:
             f"Share of answers whose first token came within {at.TTFT_SLO_SECONDS} s of the question. The objective is "
             f"{at.TTFT_TARGET:.0%}, on a GPU.",
             SHARE,
-            ask(_in_time_share()),
+            ask(_in_time_share(), instant=True),
             limit=Limit(at.TTFT_TARGET + (1 - at.TTFT_TARGET) / 2, at.TTFT_TARGET, low_is_bad=True),
         ),
         number(

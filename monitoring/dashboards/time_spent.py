@@ -92,6 +92,7 @@ def _stages() -> list[Panel]:
                     f"{increase(t.STAGE_SECONDS, 'stage', suffix='_sum', **PARTS, **HERE)} / "
                     f"scalar({increase(t.STAGE_SECONDS, suffix='_sum', **PARTS, **HERE)})",
                     "{{stage}}",
+                    instant=True,
                 )
             ],
             limit=None,
