@@ -54,7 +54,7 @@ def time_spent() -> dashboard.Dashboard:
             ("Stages of a question", _stages()),
             ("Waiting: queues and batches of the gateways", _batches()),
             ("Topics", _topics()),
-            ("The slowest requests", [_slowest()]),
+            ("Request by request", [_slowest()]),
         ],
         variables=[
             gateway(),

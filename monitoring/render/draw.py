@@ -57,7 +57,8 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None
         for series, colour in zip(answers, colours, strict=True):
             axes.plot(times, series.values, color=colour, linewidth=1.1)
     values = [value for series in answers for value in series.values if math.isfinite(value)]
-    top = max(axes.get_ylim()[1], defaults.get("max", 0)) if max(values) > 0 else 1
+    highest = max(values)
+    top = defaults.get("max", max(axes.get_ylim()[1], 1.08 * highest) if highest > 0 else 1)
     axes.set_ylim(min(0, *values), top)
     for step in defaults["thresholds"]["steps"][1:]:
         # A limit far above everything would press the lines flat.
