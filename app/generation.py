@@ -26,7 +26,7 @@ from app.token_stream import StreamWatch, TokenStream, UnwatchedStreams, error_o
 from contracts.ports import Generator
 from contracts.telemetry import TRACEPARENT_HEADER
 from contracts.types import Frame, Prompt
-from observability.tracing import current_headers
+from observability.trace_context import current_headers
 
 SETTLE_SECONDS = 2.0
 

@@ -15,7 +15,7 @@ from app.adapters.milvus import MilvusStore
 from app.adapters.model_client import HttpModelClient, Patience
 from app.adapters.model_facts import ModelFacts
 from app.admission import Admission, AdmissionLimits
-from app.asking import Asker
+from app.asking import Asker, AskUseCase
 from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
@@ -37,7 +37,7 @@ from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
 from app.telemetry.middleware import Observed
 from app.telemetry.traced import TracedEncoder, TracedStore
-from app.telemetry.wrappers import InstrumentedAsker, InstrumentedGrounding, InstrumentedRetriever
+from app.telemetry.wrappers import InstrumentedGrounding, InstrumentedRetriever, TextsNoted
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
 from contracts import problems
@@ -142,10 +142,9 @@ def create_app(
     facts = ModelFacts(replicas)
     directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
-    asker = InstrumentedAsker(
-        Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory),
-        texts=telemetry.log_texts,
-    )
+    asker: AskUseCase = Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory)
+    if telemetry.log_texts:
+        asker = TextsNoted(asker)
     served = ServedModels(facts.get, directory)
     chats = Chat(served, asker, generation, question_chars_max=settings.question_chars_max)
     queues: dict[str, Queue] = {

@@ -19,7 +19,7 @@ from app.batching import Batcher, BatchLimits, Served
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import Encoder
 from contracts.types import Encoding
-from observability.tracing import current_context, on_behalf_of
+from observability.trace_context import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)

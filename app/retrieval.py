@@ -16,7 +16,7 @@ from app.merging import MergingEncoder
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import VectorStore
 from contracts.types import Passage
-from observability.tracing import current_context, on_behalf_of
+from observability.trace_context import current_context, on_behalf_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from observability import logs
+from observability.redaction import Redactor
 from observability.settings import TelemetrySettings
 
 HEADER_SECONDS = 10.0
@@ -153,7 +154,7 @@ def run(
         telemetry = TelemetrySettings()
         app = create_app(settings, gate, telemetry, registry)
     except ValueError as exc:
-        raise SystemExit(f"pharos: the settings cannot work: {exc}") from None
+        raise SystemExit(f"pharos: the settings cannot work: {Redactor(texts=True)(str(exc))}") from None
     with logs.configure(service, telemetry, settings.log_level, secrets(settings), registry, quiet=quiet):
         ended_by = _serve(app, gate, settings)
     for number in ended_by:

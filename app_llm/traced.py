@@ -20,7 +20,8 @@ from contracts.telemetry import TRACEPARENT_HEADER, Outcome
 from contracts.types import Delta, Encoding, Frame, Prompt
 from observability import semconv
 from observability.settings import TelemetrySettings
-from observability.tracing import TRACESTATE_HEADER, OpenSpan, Tracing, current_context, span_context
+from observability.trace_context import TRACESTATE_HEADER, current_context, span_context
+from observability.tracing import OpenSpan, Tracing
 
 
 class CallersSpan:

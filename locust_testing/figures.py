@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from contracts import telemetry
 from contracts.telemetry import Metric
@@ -15,6 +15,8 @@ Outcome = Literal["ok", "failed", "refused", "left"]
 Phase = Literal["waiting", "first_token", "mid_stream"]
 """Where a user left: before the answer's head, before its first token, within its text."""
 
+METHOD = "POST"
+"""Of every request that is counted."""
 _LOCUST = ("locust",)
 USERS = Metric("locust_users", "gauge", _LOCUST, "Users there are now.")
 REQUESTS = Metric(
@@ -50,7 +52,6 @@ class Result:
     """
 
     name: str
-    method: str
     outcome: Outcome
     seconds: float
     first_token_seconds: float | None = None
@@ -68,9 +69,18 @@ class Figures:
         self.counters: dict[tuple[str, ...], float] = {}
         self.histograms: dict[tuple[str, ...], list[float]] = {}
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Begin the counters of these at 0, so that a rate knows the first failure from the first scrape."""
+        for name in names:
+            self._count(IMPLAUSIBLE, name, by=0)
+            for outcome in get_args(Outcome):
+                self._count(REQUESTS, name, METHOD, outcome, by=0)
+        for phase in get_args(Phase):
+            self._count(DISCONNECTS, phase, by=0)
+
     def add(self, result: Result) -> None:
         """Count one result."""
-        self._count(REQUESTS, result.name, result.method, result.outcome)
+        self._count(REQUESTS, result.name, METHOD, result.outcome)
         if result.implausible:
             self._count(IMPLAUSIBLE, result.name)
         if result.phase is not None:
@@ -106,9 +116,9 @@ class Figures:
         """Label values that `metric` has been counted with."""
         return sorted(key[1:] for key in (*self.counters, *self.histograms) if key[0] == metric.name)
 
-    def _count(self, metric: Metric, *labels: str) -> None:
+    def _count(self, metric: Metric, *labels: str, by: int = 1) -> None:
         key = (metric.name, *labels)
-        self.counters[key] = self.counters.get(key, 0) + 1
+        self.counters[key] = self.counters.get(key, 0) + by
 
     def _observe(self, metric: Metric, values: Iterable[float], *labels: str) -> None:
         counts = self.histograms.setdefault((metric.name, *labels), [0] * (len(metric.buckets) + 2))

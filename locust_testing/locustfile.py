@@ -19,7 +19,7 @@ from locust_testing.questions import Questions
 from locust_testing.recorder import Recorder
 from locust_testing.shapes import SHAPES
 from locust_testing.thresholds import misses
-from locust_testing.users import AskUser, ChatUser, LeavingUser, PharosUser, StreamUser
+from locust_testing.users import NAMES, AskUser, ChatUser, LeavingUser, PharosUser, StreamUser
 
 __all__ = ["AskUser", "ChatUser", "ChosenShape", "LeavingUser", "StreamUser"]
 
@@ -52,6 +52,7 @@ def _start(environment: Environment, **_: object) -> None:
         return
     environment.events.worker_report.add_listener(recorder.merge)
     environment.events.quitting.add_listener(_judge)
+    recorder.figures.expect(NAMES)
     given: Any = environment.parsed_options
     if given.metrics_port:
         exporter.serve(FiguresCollector(recorder.figures, lambda: runner.user_count), given.metrics_port)

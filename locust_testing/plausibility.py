@@ -17,8 +17,9 @@ TOLERANCE_SECONDS = 0.02
 """What the ticks of two clocks, and the rounding of a figure in JSON, may make a difference of."""
 TEXTLESS_TOKENS = 8
 """So many tokens without any text are implausible; a few may be parts of one character, or the end's own token."""
-BUFFERED_SECONDS = 0.5
-"""Below this the server's stream is too short to say whether something on the way held it back."""
+BUFFERED_SECONDS = 1.0
+"""Below this the server's stream is too short to say whether something on the way held it back, or the client had no
+CPU for a moment."""
 
 
 def of_stream(stream: Stream, max_tokens: int) -> list[str]:

@@ -9,7 +9,7 @@ from locust.env import Environment
 from locust.stats import StatsEntry
 
 from locust_testing import figures
-from locust_testing.figures import Figures, Result
+from locust_testing.figures import METHOD, Figures, Result
 from locust_testing.thresholds import Observed
 
 FIRST_TOKEN, INTER_TOKEN, REFUSED, LEFT = "first token", "inter-token", "refused", "left"
@@ -36,7 +36,7 @@ class Recorder:
         self.figures.add(result)
         if result.outcome in ("ok", "failed"):
             self._environment.events.request.fire(
-                request_type=result.method,
+                request_type=METHOD,
                 name=result.name,
                 response_time=result.seconds * 1000,
                 response_length=result.bytes,
@@ -65,11 +65,9 @@ class Recorder:
         """The run so far, for each kind of request."""
         entries = self._environment.stats.entries
         by_name: dict[str, dict[str, int]] = {}
-        methods: dict[str, str] = {}
         for name, method, outcome in self.figures.labels(figures.REQUESTS):
             count = self.figures.count(figures.REQUESTS, name, method, outcome)
             by_name.setdefault(name, {})[outcome] = int(count)
-            methods[name] = method
         return [
             Observed(
                 name,
@@ -78,7 +76,7 @@ class Recorder:
                 refused=counts.get("refused", 0),
                 implausible=int(self.figures.count(figures.IMPLAUSIBLE, name)),
                 p95_first_token_seconds=_p95(entries.get((name, FIRST_TOKEN))),
-                p95_total_seconds=_p95(entries.get((name, methods[name]))),
+                p95_total_seconds=_p95(entries.get((name, METHOD))),
             )
             for name, counts in by_name.items()
         ]

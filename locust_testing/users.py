@@ -54,7 +54,7 @@ class PharosUser(User):
         """Note a request that was refused or failed, and wait as the server says."""
         seconds = time.perf_counter() - started
         refused = isinstance(exc, HttpProblem) and exc.refused
-        self.recorder.add(Result(name, "POST", "refused" if refused else "failed", seconds, why=str(exc)))
+        self.recorder.add(Result(name, "refused" if refused else "failed", seconds, why=str(exc)))
         wait = exc.retry_after_seconds if isinstance(exc, HttpProblem) else None
         gevent.sleep(RETRY_SECONDS if wait is None else wait)
 
@@ -88,7 +88,7 @@ class AskUser(PharosUser):
             return
         outcome: Outcome = "failed" if wrong else "ok"
         why = _implausible(wrong)
-        self.recorder.add(Result("ask", "POST", outcome, seconds, bytes=size, why=why, implausible=bool(wrong)))
+        self.recorder.add(Result("ask", outcome, seconds, bytes=size, why=why, implausible=bool(wrong)))
 
 
 class StreamUser(PharosUser):
@@ -155,7 +155,6 @@ class LeavingUser(PharosUser):
         self.recorder.add(
             Result(
                 "ask_leaving",
-                "POST",
                 "left",
                 seconds,
                 first_token_seconds=stream.first_token_seconds,
@@ -165,7 +164,8 @@ class LeavingUser(PharosUser):
         )
 
 
-USERS = (AskUser, StreamUser, ChatUser, LeavingUser)
+NAMES = ("ask", "ask_stream", "chat_stream", "ask_leaving")
+"""Of the tasks, as in Locust's report and in the label `name`."""
 
 
 def _judged(name: str, stream: Stream, max_tokens: int, size: int) -> Result:
@@ -177,7 +177,6 @@ def _judged(name: str, stream: Stream, max_tokens: int, size: int) -> Result:
         why = f"in the stream: {stream.error.get('code') or 'error'}"
     return Result(
         name,
-        "POST",
         "failed" if failed else "ok",
         stream.total_seconds,
         first_token_seconds=None if wrong else stream.first_token_seconds,

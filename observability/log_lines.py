@@ -7,11 +7,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from contracts.telemetry import LOG_FIELDS, REQUEST_FIELDS
+from contracts.telemetry import LOG_FIELDS, LOG_METADATA, REQUEST_FIELDS
 from observability.context import LogContext, current
 from observability.redaction import Redactor
 
@@ -22,11 +22,15 @@ TEXT_FIELDS = frozenset({"question", "answer"})
 LINE_BYTES_MAX = 196_608
 """Loki refuses lines of more than 262,144 bytes (`max_line_size`)."""
 CHARS_MAX = 16_384
-"""Of a message, a traceback or a field; what is cut says so. (10,000 entries may wait.)"""
+"""Of a message or a traceback, of which 10,000 may wait; of fields only if a line is too long. What is cut says so."""
+
+ID_CHARS_MAX = 128
+"""Of an id; the gateway takes request ids of 64, and Loki takes 64 KiB of structured metadata."""
 
 _FROM_CALLER = frozenset({"event", *REQUEST_FIELDS})
 _IDS = ("request_id", "trace_id", "span_id")
 _NOBODY = LogContext()
+_PLAIN = frozenset({bool, int, float})
 _ORDER = {name: place for place, name in enumerate((*LOG_FIELDS, *REQUEST_FIELDS))}
 
 
@@ -42,13 +46,14 @@ class Entry:
     context: LogContext
     fields: Mapping[str, Any]
 
-    @property
-    def request_id(self) -> str:
-        return str(self.fields.get("request_id") or self.context.request_id)
 
-    @property
-    def trace_id(self) -> str:
-        return str(self.fields.get("trace_id") or self.context.trace_id)
+class Line(NamedTuple):
+    """What Loki gets of it: `text` is JSON, `metadata` are its contracts.telemetry.LOG_METADATA, where it has them."""
+
+    created_ns: int
+    level: str
+    text: str
+    metadata: dict[str, str]
 
 
 def capture(record: logging.LogRecord) -> Entry:
@@ -78,17 +83,17 @@ class Lines:
         self._redact = redact
         self._allowed = _FROM_CALLER if texts else _FROM_CALLER - TEXT_FIELDS
 
-    def line(self, entry: Entry) -> str:
-        """At most LINE_BYTES_MAX of UTF-8, always one JSON object. Never raises."""
+    def line(self, entry: Entry) -> Line:
+        """Its text has at most LINE_BYTES_MAX of UTF-8, and is always one JSON object. Never raises."""
         values = self._values(entry)
+        metadata = {name: str(values[name]) for name in LOG_METADATA if name in values}
         chars = CHARS_MAX
-        while True:
-            encoded = msgspec.json.encode(
-                {name: _cut(value, chars) if isinstance(value, str) else value for name, value in values.items()}
-            )
-            if len(encoded) <= LINE_BYTES_MAX:
-                return encoded.decode()
+        encoded = msgspec.json.encode(values)
+        while len(encoded) > LINE_BYTES_MAX:
+            shorter = {name: _cut(value, chars) if isinstance(value, str) else value for name, value in values.items()}
+            encoded = msgspec.json.encode(shorter)
             chars //= 4
+        return Line(entry.created_ns, entry.level, encoded.decode(), metadata)
 
     def _values(self, entry: Entry) -> dict[str, object]:
         seconds, ns = divmod(entry.created_ns, 1_000_000_000)
@@ -101,23 +106,24 @@ class Lines:
         for name in _IDS:
             value = entry.fields.get(name) or getattr(entry.context, name)
             if value:
-                values[name] = self._clean(value)
+                values[name] = str(self._clean(value))[:ID_CHARS_MAX]
         if entry.exception:
             values["exception"] = self._clean(entry.exception)
         for name, value in entry.fields.items():
             if name in self._allowed and value is not None:
-                values[name] = self._clean(value)
+                values[name] = value if type(value) in _PLAIN else self._clean(value)
         return dict(sorted(values.items(), key=lambda item: _ORDER[item[0]]))
 
     def _clean(self, value: object) -> object:
-        if value is None or isinstance(value, bool | int | float):
+        if isinstance(value, bool | int | float):
             return value
         try:
             text = str(value)
         except Exception:  # as above: anything may be logged
             text = type(value).__name__
+        text = self._redact(text)
         # Half of a surrogate pair has no UTF-8.
-        return self._redact(text).encode("utf-8", "replace").decode()
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class ConsoleFormatter(logging.Formatter):

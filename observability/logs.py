@@ -41,7 +41,7 @@ def configure(
     with ExitStack() as stack:
         root.setLevel(log_level.upper())
         stack.callback(root.setLevel, before)
-        for name in quiet:
+        for name in (*quiet, "urllib3"):  # which would tell of each push
             logging.getLogger(name).setLevel(logging.WARNING)
         root.addHandler(console)
         stack.callback(root.removeHandler, console)

@@ -21,7 +21,7 @@ import urllib3
 from prometheus_client import CollectorRegistry
 
 from contracts import telemetry
-from observability.log_lines import Entry, Lines
+from observability.log_lines import Entry, Line, Lines
 from observability.loki_push import Answer, LokiPush
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class Sender:
         self._numbers = itertools.count()
         self._next = 0  # the number that comes next unless something has overflowed
         self._late = 0  # records that came after one with a higher number, and had been taken for lost
+        self._full = False  # the queue has been full, so that gaps are losses
         self._in_hand = 0
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._wake_at = _NEVER
@@ -111,7 +112,10 @@ class Sender:
         if self._thread is None:  # a forked child
             self._start()
         self._queue.append((next(self._numbers), entry))
-        if len(self._queue) >= self._wake_at:
+        waiting = len(self._queue)
+        if waiting == self._limits.queue_records:
+            self._full = True
+        if waiting >= self._wake_at:
             self._wake_at = _NEVER
             self._wake.put(None)
 
@@ -170,20 +174,21 @@ class Sender:
             self._wake_at = records
         self._wake_at = _NEVER
 
-    def _take(self) -> list[tuple[Entry, str]]:
-        batch: list[tuple[Entry, str]] = []
+    def _take(self) -> list[Line]:
+        batch: list[Line] = []
         size = 0
         while len(batch) < self._limits.batch_records and size < self._limits.batch_bytes:
             try:
                 number, entry = self._queue.popleft()
             except IndexError:
+                self._full = False
                 break
             self._in_hand += 1
             self._count_gap(number)
             self._next = max(self._next, number + 1)
             line = self._lines.line(entry)
-            batch.append((entry, line))
-            size += len(line)
+            batch.append(line)
+            size += len(line.text)
             if len(batch) % _SLICE == 0:
                 time.sleep(0)
         return batch
@@ -191,14 +196,15 @@ class Sender:
     def _count_gap(self, number: int) -> None:
         """`number` is the oldest in the queue: what is missing before it has overflowed."""
         if number < self._next:
-            self._late += 1
+            # Logged in a signal handler, in the middle of a `put`: it is late, and not lost.
+            self._late += self._full
             return
-        lost = number - self._next - self._late
+        lost = number - self._next - self._late if self._full else 0
         self._late = max(0, -lost)
         self._next = number
         self._drop(QUEUE_FULL, max(0, lost))
 
-    def _deliver(self, batch: list[tuple[Entry, str]]) -> bool:
+    def _deliver(self, batch: list[Line]) -> bool:
         """Send `batch`, for as long as it takes. False: the process ends, and Loki is away."""
         body = self._emitter.body(batch)
         for failures in itertools.count():
@@ -259,7 +265,7 @@ class Sender:
             before = self._next
             with contextlib.suppress(IndexError):
                 self._count_gap(self._queue[0][0])
-            if self._next > before:
+            if self._next > before and self._full:
                 return True
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from urllib.parse import quote
 
 MASK = "***"
@@ -17,7 +18,11 @@ TEXT_MASK = "'…'"
 SECRET_CHARS_MIN = 6
 """A shorter one is found in innocent words; the settings refuse API keys of less than 8."""
 
-_STRING = r"""(?:b?"(?:[^"\\]|\\.)*"?|b?'(?:[^'\\]|\\.)*'?)"""
+SHORT_CHARS = 64
+SHORT_TEXTS = 2_048
+"""Results that are kept of texts that short."""
+
+_STRING = r"""(?:b?"(?:[^"\\]|\\[\s\S]?)*"?|b?'(?:[^'\\]|\\[\s\S]?)*'?)"""
 """A string literal of Python or JSON; one that was cut ends with the text."""
 
 # What each pattern needs in a text, in lower case: looking for these first makes the common line cheap.
@@ -37,12 +42,12 @@ _SECRET_HINTS = (
 )
 _SECRETS = (
     # user:password@ in a URL; everything up to the last @ before the path
-    (re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/'\"?#]*@", re.IGNORECASE), rf"\1{MASK}@"),
+    (re.compile(r"([a-z][a-z0-9+.-]{0,20}://)[^\s/'\"?#]*@", re.IGNORECASE), rf"\1{MASK}@"),
     # a header or a variable by its name: key=…, "token": "…", (b'x-api-key', b'…'), PASSWORD=…
     (
         re.compile(
             r"""((?:api[_-]?key|x-api-key|authorization|cookie|token|secret|passw(?:or)?d|\bkey(?=\s*=|["']))"""
-            r"""["']?\s*(?:[=:]|,\s*(?=b?["']))\s*b?["']?)((?:bearer|basic|digest)\s+)?[^\s"',;&)}\]]+""",
+            r"""["']?\s*(?:[=:]|,\s*(?=b?["']))\s*(?:b?["'])?)((?:bearer|basic|digest)\s+)?[^\s"',;&)}\]]+""",
             re.IGNORECASE,
         ),
         rf"\1{MASK}",
@@ -70,8 +75,13 @@ class Redactor:
         forms = {form for secret in secrets for form in _forms(secret)}
         self._secrets = sorted(forms, key=len, reverse=True)
         self._texts = texts
+        # Routes, outcomes, topics: the same few, again and again.
+        self._short = lru_cache(SHORT_TEXTS)(self._redacted)
 
     def __call__(self, text: str) -> str:
+        return self._short(text) if len(text) <= SHORT_CHARS else self._redacted(text)
+
+    def _redacted(self, text: str) -> str:
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, MASK)

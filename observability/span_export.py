@@ -37,7 +37,7 @@ SEND_SECONDS = 5.0
 SHUTDOWN_SECONDS = 2.0
 """To send what is left at the end."""
 QUEUE_SPANS = 8192
-"""Spans that may wait; beyond it the oldest are dropped. About 2 kB each."""
+"""Spans that may wait; beyond it the oldest are dropped. About 3 kB each."""
 BATCH_SPANS = 512
 EVERY_SECONDS = 1.0
 QUIET_SECONDS = 60.0

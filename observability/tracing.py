@@ -14,33 +14,24 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from contracts.telemetry import TRACEPARENT_HEADER, Outcome
 from observability import semconv
 from observability.settings import TelemetrySettings
+from observability.trace_context import ROOT, headers_of, span_context
 
 if TYPE_CHECKING:
     from observability.span_export import Exporting
 
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
-TRACESTATE_HEADER = "tracestate"
-HEADER_CHARACTERS_MAX = 512
-"""A longer `traceparent` or `tracestate` is ignored, as the propagator would, but without a line in the log that
-everybody can have written."""
-
-_W3C = TraceContextTextMapPropagator()
-_ROOT = Context()
 _NS = 1_000_000_000
 
 
@@ -83,7 +74,7 @@ class OpenSpan:
     @property
     def headers(self) -> dict[str, str]:
         """What goes downstream: `traceparent` and, where there is one, `tracestate`."""
-        return _headers(self._span)
+        return headers_of(self._span)
 
     @property
     def traceparent(self) -> str:
@@ -111,6 +102,10 @@ class OpenSpan:
             self.end(outcome=Outcome.CANCELLED)
         else:
             self.end(error=exc)
+
+    def rename(self, name: str) -> None:
+        """What it is is known by now: a request's route, once it has been found."""
+        self._span.update_name(name)
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes before the end."""
@@ -222,7 +217,7 @@ class Tracing:
         started_ns = time.monotonic_ns() if started is None else int(started * _NS)
         span = self._exporting.tracer.start_span(
             name,
-            _ROOT if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), _ROOT),
+            ROOT if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), ROOT),
             kind,
             attributes,
             [Link(link) for link in links],
@@ -262,52 +257,6 @@ def start_tracing(service: str, settings: TelemetrySettings, version: str) -> Tr
     from observability.span_export import Exporting
 
     return Tracing(Exporting(service, settings, version))
-
-
-def span_context(traceparent: str | None, tracestate: str | None = None) -> SpanContext | None:
-    """The span that W3C headers name. None for none, and for malformed ones."""
-    if not traceparent or len(traceparent) > HEADER_CHARACTERS_MAX:
-        return None
-    carrier = {TRACEPARENT_HEADER: traceparent}
-    if tracestate and len(tracestate) <= HEADER_CHARACTERS_MAX:
-        carrier[TRACESTATE_HEADER] = tracestate
-    context = trace.get_current_span(_W3C.extract(carrier, _ROOT)).get_span_context()
-    return context if context.is_valid else None
-
-
-def current_context() -> SpanContext | None:
-    """The span that is active in this task, if there is one."""
-    context = trace.get_current_span().get_span_context()
-    return context if context.is_valid else None
-
-
-def current_headers() -> dict[str, str]:
-    """`traceparent` and `tracestate` of the span that is active in this task; nothing where there is none."""
-    return _headers(trace.get_current_span())
-
-
-_callers: ContextVar[tuple[SpanContext, ...]] = ContextVar("pharos_callers", default=())
-
-
-@contextmanager
-def on_behalf_of(callers: Sequence[SpanContext | None]) -> Iterator[None]:
-    """While entered, what this task does is for these spans: see `callers_now`."""
-    token = _callers.set(tuple(caller for caller in callers if caller is not None))
-    try:
-        yield
-    finally:
-        _callers.reset(token)
-
-
-def callers_now() -> tuple[SpanContext, ...]:
-    """The spans for which this task works."""
-    return _callers.get()
-
-
-def _headers(span: Span) -> dict[str, str]:
-    carrier: dict[str, str] = {}
-    _W3C.inject(carrier, trace.set_span_in_context(span, _ROOT))
-    return carrier
 
 
 def _new_context() -> SpanContext:

@@ -53,7 +53,7 @@ def _loop_vitals(registry: CollectorRegistry) -> Iterator[None]:
     # Work that nobody waits for shows here first. Read in the thread that renders a scrape, which all_tasks allows.
     tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     lateness = telemetry.EVENT_LOOP_LAG.histogram(registry)
-    lag = _Lag(loop, lateness)
+    lag = Lag(loop, lateness)
     try:
         yield
     finally:
@@ -62,8 +62,8 @@ def _loop_vitals(registry: CollectorRegistry) -> Iterator[None]:
         registry.unregister(tasks)
 
 
-class _Lag:
-    """Sets a timer again and again, and notes how late it comes: as late as whatever else is due then."""
+class Lag:
+    """Sets a timer again and again until `stop`, and notes how late it comes: as late as whatever else is due then."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lateness: Histogram) -> None:
         self._loop = loop
@@ -80,6 +80,7 @@ class _Lag:
         self._set()
 
     def stop(self) -> None:
+        """Note no more."""
         self._timer.cancel()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
+from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import Service
 
 
@@ -31,10 +32,24 @@ def simulated(logs: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def models(logs: Path) -> Iterator[Service]:
+def trace_backend() -> Iterator[OtlpServer]:
+    """Where `models` sends its traces."""
+    with otlp_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def models(logs: Path, trace_backend: OtlpServer) -> Iterator[Service]:
     """app_llm with the real SentenceTransformer and real vLLM."""
     # float32: the same answers on every processor.
-    service = processes.model_service(logs / "models.log", dtype="float32", kv_cache_gib=1, max_sequences=16)
+    service = processes.model_service(
+        logs / "models.log",
+        dtype="float32",
+        kv_cache_gib=1,
+        max_sequences=16,
+        traces_endpoint=trace_backend.endpoint,
+        environment="test",
+    )
     yield service.start(seconds=300)
     service.stop()
 

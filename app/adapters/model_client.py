@@ -25,7 +25,7 @@ from app.replicas import Address
 from contracts import wire
 from contracts.telemetry import REQUEST_TIMEOUT_HEADER
 from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness
-from observability.tracing import current_headers
+from observability.trace_context import current_headers
 
 T = TypeVar("T")
 

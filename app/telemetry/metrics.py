@@ -7,6 +7,7 @@ import time
 from prometheus_client import CollectorRegistry
 
 from app.asking import NOTHING_RELEVANT
+from app.errors import Draining, InvalidRequest, Overloaded, QuotaExceeded, Unauthorized, UnknownTopic
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
@@ -14,6 +15,8 @@ from app.watching import DropReason
 from contracts import telemetry
 from contracts.telemetry import OTHER, Outcome, Stage
 
+ASKING = frozenset({"/ask", "/v1/chat/completions"})
+"""Where an LLM's answer is asked for."""
 TOPICS_MAX = 32
 """Topics with series of their own: those asked about first."""
 
@@ -37,6 +40,17 @@ class Metrics:
         self.token_flow = TokenFlow()
         registry.register(self.token_flow)
         self._topics: set[str] = set()
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """rate() does not see the event that a series begins with, so what is sure to be asked for is there before."""
+        for outcome in Outcome:
+            for route in ASKING:
+                self._requests.labels(route, outcome.value)
+            self._no_first_token.labels(outcome.value)
+        self._no_first_token.labels(NOTHING_RELEVANT)
+        for error in (Overloaded, Draining, QuotaExceeded, Unauthorized, InvalidRequest, UnknownTopic):
+            self._refused.labels(error.code)
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -52,7 +66,7 @@ class Metrics:
         seconds = record.stage_seconds()
         if outcome is Outcome.OK:  # how long a failure took is no latency
             seconds[Stage.TOTAL] = time.monotonic() - record.arrived
-        topic = self._topic(record, outcome)
+        topic = self._topic(record)
         for stage, value in seconds.items():
             self._stage.labels(stage.value).observe(value, exemplar)
             if topic is not None:
@@ -69,9 +83,9 @@ class Metrics:
         if record.passages == 0:
             self._not_in_documents.inc()
 
-    def _topic(self, record: RequestRecord, outcome: Outcome) -> str | None:
-        """The label; None where there was no question, or it named a topic that may not exist."""
-        if record.topics is None or outcome is Outcome.REJECTED:
+    def _topic(self, record: RequestRecord) -> str | None:
+        """The label; None where nothing was searched."""
+        if record.topics is None:
             return None
         topic = record.topic
         if topic not in self._topics:

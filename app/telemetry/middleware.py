@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.routes import sse
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import ASKING, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.terms import Terms
 from contracts.problems import CLIENT_LEFT, PROBLEM
@@ -22,12 +22,11 @@ from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, TRACEPAREN
 from observability import semconv
 from observability.context import LogContext, current
 from observability.http_metrics import METHODS
-from observability.tracing import TRACESTATE_HEADER, Tracing
+from observability.trace_context import TRACESTATE_HEADER
+from observability.tracing import Tracing
 
 log = logging.getLogger(REQUEST_LOGGER)
 
-ASKING = frozenset({"/ask", "/v1/chat/completions"})
-"""Where an LLM's answer is asked for."""
 UNTRACKED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked by machines every few seconds; their own metrics say enough."""
 
@@ -119,7 +118,7 @@ def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
         semconv.HTTP_REQUEST_METHOD: record.method,
         semconv.HTTP_ROUTE: record.route,
         semconv.PHAROS_REQUEST_ID: record.request_id,
-        semconv.PHAROS_TOPIC: None if record.topics is None else record.topic[:64],
+        semconv.PHAROS_TOPIC: None if record.topics is None else record.topic,
         semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: None
         if record.first_token is None
         else record.first_token - record.arrived,

@@ -31,8 +31,9 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`asks` is whether an answer from an LLM was wanted. Instants are `time.monotonic()`'s; `topics` is None until a
-    question has been read; `tokens` counts those that came, `usage` is what the engine says at the end."""
+    """`asks` is whether an answer from an LLM was wanted. `topics` is None until they are searched, so that they are
+    some that exist; `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, and
+    `usage` is what the engine says at the end."""
 
     request_id: str
     method: str
@@ -104,7 +105,7 @@ class RequestRecord:
             "outcome": self.outcome.value,
             "code": None if self.problem is None else self.problem.code,
             "stream": self.stream if self.asks else None,
-            "topic": None if self.topics is None else self.topic[:64],
+            "topic": None if self.topics is None else self.topic,
             "api_key": self.api_key,
             **seconds,
             "total_seconds": round(time.monotonic() - self.arrived, 6),

@@ -13,7 +13,8 @@ from opentelemetry.trace import SpanKind
 from contracts.ports import Encoder, VectorStore
 from contracts.types import Encoding, Passage, TopicCount, Vectors
 from observability import semconv
-from observability.tracing import OpenSpan, Tracing, callers_now, current_context
+from observability.trace_context import callers_now, current_context
+from observability.tracing import OpenSpan, Tracing
 
 
 class TracedEncoder:
@@ -59,12 +60,12 @@ class TracedStore:
         with self._begin("topics"):
             return await self._store.topics()
 
-    def _begin(self, operation: str) -> OpenSpan:
+    def _begin(self, what: str) -> OpenSpan:
         return self._tracing.begin(
-            f"{operation} {self._collection}",
+            f"{what} {self._collection}",
             kind=SpanKind.CLIENT,
             parent=current_context(),
-            attributes=self._attributes(operation),
+            attributes=self._attributes("query"),
         )
 
     def _attributes(self, operation: str) -> dict[str, str]:

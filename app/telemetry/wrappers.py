@@ -9,13 +9,14 @@ from contextlib import aclosing
 from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, AskUseCase, Text
 from app.grounding import GroundUseCase
 from app.retrieval import Retrieved, RetrieveUseCase
-from app.telemetry.record import RequestRecord, current_record
+from app.telemetry.record import current_record
 from contracts.telemetry import Stage
 from contracts.types import Passage, Prompt, Sampling
 
 
 class InstrumentedRetriever:
-    """Notes how good the best passage was, and how many are relevant."""
+    """Notes which topics were searched (they exist, or it would not have come to that), how good the best passage was,
+    and how many are relevant."""
 
     def __init__(self, retriever: RetrieveUseCase) -> None:
         self._retriever = retriever
@@ -24,8 +25,10 @@ class InstrumentedRetriever:
         self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
     ) -> Retrieved:
         """As `Retriever.retrieve`."""
-        retrieved = await self._retriever.retrieve(question, topics, limit, deadline)
         record = current_record.get()
+        if record is not None:
+            record.topics = tuple(topics)
+        retrieved = await self._retriever.retrieve(question, topics, limit, deadline)
         if record is not None:
             record.best_score = retrieved.best_score
             record.passages = len(retrieved.passages)
@@ -53,33 +56,24 @@ class InstrumentedGrounding:
                 record.note(Stage.PROMPT, began)
 
 
-class InstrumentedAsker:
-    """Notes what was asked about, and with `texts` also the question and its answer."""
+class TextsNoted:
+    """Around an asker, where questions and answers may be logged: notes both."""
 
-    def __init__(self, asker: AskUseCase, *, texts: bool) -> None:
+    def __init__(self, asker: AskUseCase) -> None:
         self._asker = asker
-        self._texts = texts
 
-    def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
+    async def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
         """As `Asker.ask`."""
         record = current_record.get()
-        events = self._asker.ask(request)
-        if record is None:
-            return events
-        record.topics = request.topics
-        # Without the texts the events pass untouched: a generator around them would cost a microsecond a token.
-        return self._with_texts(request, record, events) if self._texts else events
-
-    async def _with_texts(
-        self, request: AskRequest, record: RequestRecord, events: AsyncGenerator[AskEvent, None]
-    ) -> AsyncGenerator[AskEvent, None]:
-        record.question = request.question
         pieces: list[str] = []
+        if record is not None:
+            record.question = request.question
         try:
-            async with aclosing(events):
+            async with aclosing(self._asker.ask(request)) as events:
                 async for event in events:
                     if isinstance(event, Text):
                         pieces.append(event.text)
                     yield event
         finally:
-            record.answer = "".join(pieces)
+            if record is not None:
+                record.answer = "".join(pieces)

@@ -11,23 +11,29 @@ import pytest
 from app.batching import BatchLimits
 from app.merging import MergingEncoder
 from app.replicated import ReplicatedEncoder
+from app.telemetry.traced import TracedEncoder
 from app_llm.encoder import SentenceTransformerEncoder
 from app_llm.simulated import HashEncoder
+from app_llm.traced import TracedEncoder as TracedServiceEncoder
 from contracts.ports import Encoder
+from observability.tracing import Tracing
 from tests.support import processes
 
 MINILM = Path("volumes/models/all-MiniLM-L6-v2")
 
 
-@pytest.fixture(params=["hash", "merging", "sentence-transformers", "http-hash", "http-sentence-transformers"])
+@pytest.fixture(
+    params=["hash", "merging", "traced", "sentence-transformers", "http-hash", "http-sentence-transformers"]
+)
 async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
     match request.param:
         case "hash":
             yield HashEncoder(384)
-        case "merging":
-            merging = MergingEncoder(HashEncoder(384), slice_texts=4, limits=BatchLimits(64, 64, batch_cost=64))
+        case "merging" | "traced":
+            limits = BatchLimits(64, 64, batch_cost=64)
+            merging = MergingEncoder(TracedEncoder(HashEncoder(384), Tracing()), slice_texts=4, limits=limits)
             async with merging.batcher:
-                yield merging
+                yield merging if request.param == "merging" else TracedServiceEncoder(merging, Tracing(), "hash")
         case "sentence-transformers":
             yield await SentenceTransformerEncoder.load(str(MINILM), "cpu", 2, 32)
         case name:

@@ -11,16 +11,19 @@ from app.replicated import ReplicatedGenerator
 from app_llm.generator import BatchedGenerator
 from app_llm.settings import Settings
 from app_llm.simulated import SimulatedEngine
+from app_llm.traced import TracedGenerator
 from contracts.ports import Generator
 from contracts.types import Delta, Message, Prompt, Sampling
+from observability.tracing import Tracing
 from tests.support import processes
 
 
-@pytest.fixture(params=["simulated", "http-simulated", "http-vllm"])
+@pytest.fixture(params=["simulated", "traced", "http-simulated", "http-vllm"])
 async def generator(request: pytest.FixtureRequest) -> AsyncIterator[Generator]:
-    if request.param == "simulated":
+    if request.param in ("simulated", "traced"):
         settings = Settings(simulated_first_token_seconds=0.02, simulated_token_seconds=0.01)
-        yield BatchedGenerator(SimulatedEngine(settings), prompts_max=64)
+        batched = BatchedGenerator(SimulatedEngine(settings), prompts_max=64)
+        yield batched if request.param == "simulated" else TracedGenerator(batched, Tracing(), "simulated")
         return
     service = request.getfixturevalue("simulated" if request.param == "http-simulated" else "models")
     async with processes.replicas(service.url) as replicas:

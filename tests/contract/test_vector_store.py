@@ -10,8 +10,10 @@ import pytest
 
 from app.adapters.memory import MemoryStore
 from app.adapters.milvus import MilvusStore
+from app.telemetry.traced import TracedStore
 from contracts.ports import VectorStore
 from contracts.types import Passage, Vectors
+from observability.tracing import Tracing
 from setup_milvus.chunking import Chunk
 from setup_milvus.datasets import Document
 from setup_milvus.store import PassageWriter
@@ -31,11 +33,12 @@ DOCUMENTS = [Document(f"d{min(i, 2)}", f"title {i}", "", topic, "2025-01-02") fo
 """Four passages of three documents: the last two are of one."""
 
 
-@pytest.fixture(scope="module", params=["memory", "milvus-lite", "milvus-standalone"])
+@pytest.fixture(scope="module", params=["memory", "traced", "milvus-lite", "milvus-standalone"])
 def filled(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Address and collection of each kind of Milvus, filled once; nothing for the store in memory."""
-    if request.param == "memory":
-        return "", ""
+    """Address and collection of each kind of Milvus, filled once; no address for the store in memory, as it is or
+    traced."""
+    if request.param in ("memory", "traced"):
+        return "", request.param
     service = request.getfixturevalue(request.param.replace("-", "_"))
     name = f"contract_{uuid4().hex[:8]}"
     writer = PassageWriter(service.url, "", name)
@@ -58,7 +61,7 @@ async def store(filled: tuple[str, str]) -> AsyncIterator[VectorStore]:
             for i, d in enumerate(DOCUMENTS)
         ]
         memory.add(passages, vectors())
-        yield memory
+        yield memory if collection == "memory" else TracedStore(memory, Tracing(), "articles")
         return
     milvus = MilvusStore(url, "", collection, timeout_seconds=20)
     # Searches are allowed to be some seconds stale; a strong count waits until the rows are there.

@@ -16,6 +16,7 @@ import pytest
 from app.settings import Settings
 from benchmarks.retrieval import evaluate, sample_questions
 from tests.support import asking, openai_clients, processes
+from tests.support.otlp_server import OtlpServer, Received
 from tests.support.processes import Service
 
 SAMPLE = "setup_milvus/sample/articles.csv"
@@ -127,8 +128,44 @@ def test_the_model_service_alone(models: Service) -> None:
         card = direct.get("/models").json()
         assert (card["encoder"], card["generator"]) == ("all-MiniLM-L6-v2", "SmolLM2-135M-Instruct")
         assert (card["encoder_window"], card["context_window"]) == (256, 4096)
-        assert "vllm:kv_cache_usage_perc" in direct.get("/metrics").text
+        for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
+            scraped = direct.get("/metrics", headers={"accept": accept}).text
+            assert "\nvllm:kv_cache_usage_perc{" in scraped
+            assert "\nvllm:generation_tokens_total{" in scraped
         assert direct.get("/docs").status_code == 200
+
+
+def test_vllms_span_is_inside_the_prompts(models: Service, trace_backend: OtlpServer) -> None:
+    """Two prompts of one batch, each in the trace of its own caller; all that vLLM tells is told as this service."""
+    callers = ("1" * 32, "2" * 32)
+    prompts = [
+        {"request_id": trace, "prompt": "The sea is", "max_tokens": 4, "traceparent": f"00-{trace}-{'a' * 16}-01"}
+        for trace in callers
+    ]
+    with asking.client(models.url) as direct:
+        assert direct.post("/generate", json={"prompts": prompts}).status_code == 200
+
+    def of(trace: str, name: str) -> list[Received]:
+        return [span for span in trace_backend.named(name) if span.trace_id == trace]
+
+    trace_backend.wait(lambda _: all(of(trace, "llm_request") for trace in callers))
+    for trace in callers:
+        (ours,), (vllms,) = of(trace, "text_completion SmolLM2-135M-Instruct"), of(trace, "llm_request")
+        assert (ours.parent, vllms.parent) == ("a" * 16, ours.span_id)
+        assert vllms.resource == ours.resource
+        assert (ours.service, ours.resource["deployment.environment.name"]) == ("app_llm", "test")
+        assert vllms.attributes["gen_ai.usage.completion_tokens"] == ours.attributes["gen_ai.usage.output_tokens"] == 4
+        assert vllms.attributes["gen_ai.usage.prompt_tokens"] == ours.attributes["gen_ai.usage.input_tokens"]
+        assert vllms.attributes["gen_ai.latency.time_in_queue"] >= 0
+        assert vllms.attributes["gen_ai.latency.time_in_model_prefill"] > 0
+        assert ours.started_ns <= vllms.started_ns < vllms.ended_ns
+    # vLLM's boot is one trace through three processes.
+    boot = ("Overall Loading", "EngineCoreProc init", "Load model")
+    trace_backend.wait(lambda it: all(it.named(name) for name in boot))
+    assert len({trace_backend.one(name).trace_id for name in boot}) == 1
+    assert {span.service for span in trace_backend.spans} == {"app_llm"}
+    assert {span.resource["service.namespace"] for span in trace_backend.spans} == {"pharos"}
+    assert "Overriding of current TracerProvider" not in models.log.read_text()
 
 
 def test_it_is_not_ready_before_it_has_warmed_up(logs: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import asking, load, processes
 from tests.support.processes import Service
-from tests.support.scrape import growth, scrape
+from tests.support.scraping import growth, scrape
 from tests.support.stack import MIN_SCORE, QUESTION, Stack
 from tests.support.vitals import eventually, nothing_held
 

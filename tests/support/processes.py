@@ -19,6 +19,7 @@ from app.adapters.discovery import Discovery
 from app.adapters.model_client import HttpModelClient, Patience
 from app.replicas import Health, Replicas
 from launch import debian
+from observability.settings import TelemetrySettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,9 +111,12 @@ def _status(url: str) -> int:
 
 
 def model_service(log: Path, port: int | None = None, **settings: object) -> Service:
-    """app_llm; `settings` are PHAROS_LLM_* in lower case."""
+    """app_llm; `settings` are PHAROS_LLM_* in lower case, and those of TelemetrySettings PHAROS_*."""
     port = port or free_port()
-    environment = {f"PHAROS_LLM_{name.upper()}": str(value) for name, value in settings.items()}
+    shared = TelemetrySettings.model_fields.keys()
+    environment = {
+        f"{'PHAROS' if name in shared else 'PHAROS_LLM'}_{name.upper()}": str(value) for name, value in settings.items()
+    }
     environment["PHAROS_LLM_PORT"] = str(port)
     return Service("app_llm", [sys.executable, "-m", "app_llm"], f"http://127.0.0.1:{port}", log, environment)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH = {"test_transport"}
-"""uvicorn takes uvloop, whose transports are not asyncio's."""
+ON_BOTH = {"test_transport", "test_vitals", "test_exposition"}
+"""uvicorn takes uvloop, whose transports, timers and clock are not asyncio's."""
 
 
 def pytest_asyncio_loop_factories(

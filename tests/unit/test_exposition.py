@@ -24,6 +24,11 @@ PROMETHEUS_3 = (
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 """What Prometheus 3 sends."""
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+"""What Prometheus 2 sends."""
 
 
 @pytest.fixture
@@ -58,16 +63,24 @@ async def test_a_browser_gets_the_text_format(app: FastAPI, registry: CollectorR
     assert b"trace_id" not in answer.body
 
 
-@pytest.mark.parametrize("accept", [OPENMETRICS, PROMETHEUS_3])
+@pytest.mark.parametrize("accept", [OPENMETRICS, PROMETHEUS_2, PROMETHEUS_3])
 async def test_openmetrics_has_exemplars(app: FastAPI, registry: CollectorRegistry, accept: str) -> None:
     with_an_exemplar(registry)
     answer = await scrape(app, accept)
-    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.headers["content-type"] == OPENMETRICS
     assert answer.body.endswith(b"# EOF\n")
     families = {family.name: family for family in parse_openmetrics(answer.body.decode())}
     (exemplar,) = [sample.exemplar for sample in families["seconds"].samples if sample.exemplar]
     assert exemplar.labels == {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
     assert exemplar.value == 0.5
+
+
+@pytest.mark.parametrize("accept", ["*/*", OPENMETRICS, PROMETHEUS_2, PROMETHEUS_3, "application/openmetrics-text"])
+async def test_vllms_names_pass_unchanged(app: FastAPI, registry: CollectorRegistry, accept: str) -> None:
+    Counter("vllm:prompt_tokens", "Colons and all.", ["engine"], registry=registry).labels("0").inc()
+    lines = (await scrape(app, accept)).body.decode().splitlines()
+    assert 'vllm:prompt_tokens_total{engine="0"} 1.0' in lines
+    assert {line.split()[2].split("_")[0] for line in lines if line.startswith("# TYPE")} == {"vllm:prompt"}
 
 
 @pytest.mark.parametrize("accept", ["", "nonsense", "application/openmetrics-text; version=new", ";;=,"])

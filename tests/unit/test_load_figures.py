@@ -22,7 +22,6 @@ seconds = st.one_of(st.sampled_from(telemetry.FIRST_TOKEN_BUCKETS), st.floats(0,
 results = st.builds(
     Result,
     name=st.sampled_from(["ask", "ask_stream"]),
-    method=st.just("POST"),
     outcome=st.sampled_from(["ok", "failed", "refused", "left"]),
     seconds=seconds,
     first_token_seconds=st.none() | seconds,
@@ -64,7 +63,7 @@ def test_buckets_are_counted_as_prometheus_own_client_counts_them(values: list[f
     counted, registry = Figures(), CollectorRegistry()
     theirs = figures.FIRST_TOKEN_SECONDS.histogram(registry).labels("ask")
     for value in values:
-        counted.add(Result("ask", "POST", "ok", value, first_token_seconds=value))
+        counted.add(Result("ask", "ok", value, first_token_seconds=value))
         theirs.observe(value)
     ours = exposition(counted)
     for line in generate_latest(registry).decode().splitlines():
@@ -75,8 +74,8 @@ def test_buckets_are_counted_as_prometheus_own_client_counts_them(values: list[f
 
 def test_the_agreed_names_and_the_gateways_buckets() -> None:
     counted = Figures()
-    counted.add(Result("ask_stream", "POST", "ok", 1.0, first_token_seconds=0.5, gaps=[0.1]))
-    counted.add(Result("ask_leaving", "POST", "left", 1.0, phase="waiting"))
+    counted.add(Result("ask_stream", "ok", 1.0, first_token_seconds=0.5, gaps=[0.1]))
+    counted.add(Result("ask_leaving", "left", 1.0, phase="waiting"))
     text = exposition(counted, users=7)
     assert sample(text, "locust_users") == 7
     assert sample(text, 'locust_requests_total{method="POST",name="ask_stream",result="ok"}') == 1
@@ -91,6 +90,17 @@ def test_the_agreed_names_and_the_gateways_buckets() -> None:
     ):
         for bound in buckets:
             assert f'locust_{metric}_bucket{{le="{float(bound)}",name="ask_stream"}}' in text
+
+
+def test_what_is_expected_is_served_as_zero_and_changes_no_sum() -> None:
+    counted = Figures()
+    counted.add(Result("ask", "failed", 1.0))
+    counted.expect(["ask"])
+    text = exposition(counted)
+    assert sample(text, 'locust_requests_total{method="POST",name="ask",result="failed"}') == 1
+    assert sample(text, 'locust_requests_total{method="POST",name="ask",result="refused"}') == 0
+    assert sample(text, 'locust_implausible_total{name="ask"}') == 0
+    assert sample(text, 'locust_disconnects_total{phase="waiting"}') == 0
 
 
 KEPT = Observed("ask_stream", ok=990, failed=9, refused=400, p95_first_token_seconds=9.9, p95_total_seconds=59.0)

@@ -20,15 +20,8 @@ from contracts.telemetry import Outcome
 from observability import semconv
 from observability.settings import OFF, TelemetrySettings
 from observability.span_export import QUEUE_SPANS, Exporting, NowAndThen
-from observability.tracing import (
-    Tracing,
-    callers_now,
-    current_context,
-    current_headers,
-    on_behalf_of,
-    span_context,
-    start_tracing,
-)
+from observability.trace_context import callers_now, current_context, current_headers, on_behalf_of, span_context
+from observability.tracing import Tracing, start_tracing
 from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import free_port
 
@@ -78,6 +71,7 @@ def test_off_everything_may_be_called_and_nothing_is_loaded() -> None:
         "tracing = start_tracing('app', OFF, '1')\n"
         "with tracing.begin('GET /') as span:\n"
         "    span.set({'a': 1})\n"
+        "    span.rename('GET /topics')\n"
         "    span.stage('queue', 0.0, 1.0)\n"
         "    span.end({'b': 2}, status=200)\n"
         "tracing.close()\n"
@@ -119,7 +113,8 @@ def test_a_tracestate_that_is_too_long_is_dropped_without_a_word(caplog: pytest.
 def test_a_request_and_its_stages_arrive(backend: OtlpServer) -> None:
     tracing = tracing_to(backend.endpoint)
     before = time.time_ns()
-    span = tracing.begin("POST /ask", traceparent=SAMPLED, attributes={semconv.HTTP_ROUTE: "/ask"})
+    span = tracing.begin("POST", traceparent=SAMPLED, attributes={semconv.HTTP_ROUTE: "/ask"})
+    span.rename("POST /ask")
     now = time.monotonic()
     span.stage("queue", now - 0.5, now - 0.25)
     span.stage("search", now - 0.25, now, {semconv.DB_SYSTEM_NAME: semconv.MILVUS}, error="store_down")

@@ -57,9 +57,20 @@ SAMPLINGS = st.builds(
 MESSAGES = st.lists(
     st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text()), min_size=1, max_size=4
 )
+TRACEPARENTS = st.none() | st.from_regex(r"00-[1-9a-f][0-9a-f]{31}-[0-9a-f]{15}[1-9a-f]-0[0-3]", fullmatch=True)
 PROMPTS = st.builds(
-    Prompt, request_id=st.text(min_size=1, max_size=128), messages=MESSAGES.map(tuple), sampling=SAMPLINGS
-) | st.builds(Prompt, request_id=st.text(min_size=1, max_size=128), text=st.text(min_size=1), sampling=SAMPLINGS)
+    Prompt,
+    request_id=st.text(min_size=1, max_size=128),
+    messages=MESSAGES.map(tuple),
+    sampling=SAMPLINGS,
+    traceparent=TRACEPARENTS,
+) | st.builds(
+    Prompt,
+    request_id=st.text(min_size=1, max_size=128),
+    text=st.text(min_size=1),
+    sampling=SAMPLINGS,
+    traceparent=TRACEPARENTS,
+)
 
 
 @settings(deadline=None)
@@ -186,6 +197,24 @@ def test_merged_deltas_lose_nothing(deltas: list[Delta]) -> None:
     assert merged.tokens == sum(delta.tokens for delta in deltas)
     last = deltas[-1]
     assert (merged.finish_reason, merged.usage, merged.error) == (last.finish_reason, last.usage, last.error)
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "",
+        "nonsense",
+        f"00-{'0' * 32}-{'1' * 16}-01",
+        f"00-{'1' * 32}-{'0' * 16}-01",
+        f"00-{'A' * 32}-{'1' * 16}-01",
+        f"00-{'1' * 32}-{'1' * 16}-01\n",
+        7,
+        ["00"],
+    ],
+)
+def test_a_malformed_traceparent_is_ignored(malformed: object) -> None:
+    body = {"request_id": "q1", "prompt": "Name the capital of France.", "traceparent": malformed}
+    assert wire.PromptBody.model_validate(body).to_prompt() == Prompt("q1", text="Name the capital of France.")
 
 
 @settings(deadline=None)
