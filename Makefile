@@ -7,7 +7,7 @@ PY := .venv/bin/python
 .PHONY: help install run monitor ingest test soak load check bench dashboards format lock
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: ## make .venv and the model folders (ACCELERATOR=cpu|gpu)
 	@$(PYTHON) -m launch.preflight --accelerator $(ACCELERATOR) --no-ports

@@ -18,6 +18,9 @@ TAG = "pharos"
 SERVICES = {JOB: any_of((APP, APP_LLM))}
 """The services that stay, other than the ingestion job."""
 
+HERE = {"instance": "=~$gateway"}
+"""The gateways that are chosen, see `gateway`."""
+
 Row = tuple[str, Sequence[Panel]]
 
 
@@ -92,7 +95,7 @@ def pick(name: str, label: str, values: Sequence[str], chosen: str) -> dashboard
 
 
 def gateway() -> dashboard.QueryVariable:
-    """Which gateways: `instance=~"$gateway"`."""
+    """Which gateways: HERE."""
     return choice("gateway", "Gateway", REQUESTS_IN_FLIGHT, INSTANCE)
 
 

@@ -7,6 +7,7 @@ from grafana_foundation_sdk.builders import dashboard
 from contracts import telemetry as t
 from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import SERVICES, board
+from monitoring.dashboards.limits import ANSWER, FIRST_TOKEN, INTER_TOKEN, SATURATION, SOME
 from monitoring.dashboards.panels import (
     COUNT,
     OUTCOMES,
@@ -22,7 +23,6 @@ from monitoring.dashboards.panels import (
     percentiles,
 )
 from monitoring.dashboards.promql import PERCENTILES, or_zero, percentile, rate, total
-from monitoring.dashboards.service import ANSWER, FIRST_TOKEN, INTER_TOKEN, SATURATION, SOME
 
 FAILED = {"result": "=~failed|refused"}
 

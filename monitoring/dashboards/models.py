@@ -8,6 +8,7 @@ from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import board, choice
+from monitoring.dashboards.limits import FIRST_TOKEN, INTER_TOKEN, LAG, PAUSE, STAGE
 from monitoring.dashboards.panels import (
     BYTES,
     CELSIUS,
@@ -26,8 +27,6 @@ from monitoring.dashboards.panels import (
     percentiles,
 )
 from monitoring.dashboards.promql import buckets, percentile, rate, series, total
-from monitoring.dashboards.service import FIRST_TOKEN, INTER_TOKEN
-from monitoring.dashboards.time_spent import STAGE
 
 HERE = {"instance": "=~$model_service"}
 
@@ -287,7 +286,7 @@ def _process() -> list[Panel]:
             "How late the service gets to work that is due. While it lags, no token leaves it.",
             SECONDS,
             percentiles(t.EVENT_LOOP_LAG, where=here),
-            limit=Limit(at.EVENT_LOOP_LAG_SECONDS / 2, at.EVENT_LOOP_LAG_SECONDS),
+            limit=LAG,
             span=6,
         ),
         lines(
@@ -295,7 +294,7 @@ def _process() -> list[Panel]:
             "p99 of Python's pauses, by generation: in each the service does nothing else.",
             SECONDS,
             [ask(percentile(0.99, t.GC_PAUSE, "generation", **here), "generation {{generation}} p99")],
-            limit=Limit(at.PAUSE_SECONDS, 2 * at.PAUSE_SECONDS),
+            limit=PAUSE,
             span=6,
         ),
     ]

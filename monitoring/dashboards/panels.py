@@ -30,7 +30,7 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.loki import LokiQueryDirection
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from contracts.telemetry import Outcome
+from contracts.telemetry import Outcome, Stage
 from monitoring.dashboards.promql import PERCENTILES, Named, percentile
 
 Query = prometheus.Dataquery | loki.Dataquery
@@ -52,6 +52,14 @@ OUTCOMES: dict[str, str] = {
     Outcome.CANCELLED: "text",
     Outcome.TIMEOUT: ORANGE,
     Outcome.ERROR: RED,
+}
+STAGES: dict[str, str] = {
+    Stage.QUEUE: ORANGE,
+    Stage.ENCODE: "blue",
+    Stage.SEARCH: GREEN,
+    Stage.PROMPT: "yellow",
+    Stage.GENERATE: "purple",
+    Stage.TOTAL: "text",
 }
 """Grafana's names of colours; "text" is grey."""
 LINES_MAX = 1000
@@ -149,11 +157,20 @@ def number(
 
 
 def bars(
-    title: str, description: str, unit: str, queries: Sequence[Query], *, limit: Limit | None, span: int = 8
+    title: str,
+    description: str,
+    unit: str,
+    queries: Sequence[Query],
+    *,
+    limit: Limit | None,
+    span: int = 8,
+    colours: Mapping[str, str] = MappingProxyType({}),
 ) -> bargauge.Panel:
     """One bar for each series, over the whole of the time shown."""
     panel = _panel(bargauge.Panel(), title, description, unit, queries, limit, span, height=8)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0)
+    for legend, colour in colours.items():
+        panel = panel.override_by_name(legend, [_fixed(colour)])
     return panel.orientation(looks.VizOrientation.HORIZONTAL).display_mode(looks.BarGaugeDisplayMode.GRADIENT)
 
 

@@ -7,7 +7,8 @@ from grafana_foundation_sdk.builders import dashboard
 from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
-from monitoring.dashboards.boards import board, gateway, topic
+from monitoring.dashboards.boards import HERE, board, gateway, topic
+from monitoring.dashboards.limits import SOME, STAGE
 from monitoring.dashboards.panels import (
     BYTES,
     COUNT,
@@ -26,8 +27,6 @@ from monitoring.dashboards.panels import (
     percentiles,
 )
 from monitoring.dashboards.promql import PERCENTILES, buckets, or_zero, percentile, rate, series, total
-from monitoring.dashboards.service import HERE, SOME
-from monitoring.dashboards.time_spent import STAGE
 
 MILVUS = {"job": "milvus"}
 MILVUS_STAGE = Limit(1000 * at.STAGE_SECONDS_SLOW, 1000 * at.STAGE_SECONDS_BAD)

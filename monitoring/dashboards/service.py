@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard, table
-from grafana_foundation_sdk.models import dashboard as model
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.builders import dashboard
 
 from contracts import telemetry as t
 from monitoring import thresholds as at
-from monitoring.dashboards import foreign, logql
-from monitoring.dashboards.boards import SERVICES, board, gateway
+from monitoring.dashboards import foreign
+from monitoring.dashboards.boards import HERE, SERVICES, board, gateway
+from monitoring.dashboards.failures import failures, surroundings
+from monitoring.dashboards.limits import ANSWER, BURN, FIRST_TOKEN, INTER_TOKEN, LAG, SATURATION, SOME
 from monitoring.dashboards.panels import (
     COUNT,
+    GREEN,
+    ORANGE,
     OUTCOMES,
-    PER_SECOND,
     RATIO,
+    RED,
     REQUESTS_PER_SECOND,
     SECONDS,
     SHARE,
-    TEXT,
     Limit,
     Panel,
     ask,
-    ask_logs,
     lines,
-    log_lines,
     number,
     percentiles,
-    rows,
 )
 from monitoring.dashboards.promql import any_of, increase, or_zero, percentile, rate, series, total
 
-SATURATION = Limit(at.SATURATION_HIGH, at.SATURATION_FULL)
-BURN = Limit(at.BURN_RATE_SLOW, at.BURN_RATE_FAST)
-FIRST_TOKEN = Limit(at.TTFT_SLO_SECONDS, 2 * at.TTFT_SLO_SECONDS)
-ANSWER = Limit(at.ANSWER_SECONDS_SLOW, at.ANSWER_SECONDS_BAD)
-INTER_TOKEN = Limit(at.INTER_TOKEN_SECONDS_SLOW, at.INTER_TOKEN_SECONDS_BAD)
-SOME = Limit(0.001, 1)
-"""For what should never be: any at all is orange."""
-HERE = {"instance": "=~$gateway"}
+STATUSES = {"2xx": GREEN, "4xx": ORANGE, "5xx": RED}
 
 
 def service() -> dashboard.Dashboard:
@@ -53,29 +44,38 @@ def service() -> dashboard.Dashboard:
             ("How fast is it?", _latency()),
             ("Objectives: how fast the error budget is used up", _objectives()),
             ("How full is it?", _saturation()),
-            ("Whom does it refuse, and what fails?", _failures()),
-            ("What runs here, and what does it need?", _surroundings()),
+            ("Whom does it refuse, and what fails?", failures()),
+            ("What runs here, and what does it need?", surroundings()),
         ],
         variables=[gateway()],
     )
 
 
-def _errors() -> str:
-    failed = increase(t.REQUESTS, outcome=any_of(at.FAILED_OUTCOMES))
-    refused = increase(t.REFUSED, reason=any_of(at.OUR_REFUSALS))
-    return f"({or_zero(failed)} + {or_zero(refused)}) / {increase(t.REQUESTS)}"
+def _failed_share() -> str:
+    """As the recording rules have it: who left, or was refused for a fault of their own, counts on neither side."""
+    failed = or_zero(increase(t.REQUESTS, outcome=any_of(at.FAILED_OUTCOMES)))
+    refused = or_zero(increase(t.REFUSED, reason=any_of(at.OUR_REFUSALS)))
+    served = or_zero(increase(t.REQUESTS, outcome=t.Outcome.OK))
+    return f"({failed} + {refused}) / ({served} + {failed} + {refused})"
+
+
+def _in_time_share() -> str:
+    """An answer that failed before its first token had none in time."""
+    in_time = increase(t.FIRST_TOKEN_SECONDS, suffix="_bucket", le=f"{at.TTFT_SLO_SECONDS}")
+    came = increase(t.FIRST_TOKEN_SECONDS, suffix="_count")
+    never = or_zero(increase(t.NO_FIRST_TOKEN, reason=any_of(at.FAILED_OUTCOMES)))
+    return f"{in_time} / ({came} + {never})"
 
 
 def _health() -> list[Panel]:
     budget = 1 - at.AVAILABILITY_TARGET
-    in_time = increase(t.FIRST_TOKEN_SECONDS, suffix="_bucket", le=f"{at.TTFT_SLO_SECONDS}")
     return [
         number(
             "Requests served",
             f"Share of the requests in the time shown that did not fail by our fault: no error, no timeout, not "
             f"refused for want of room. The objective is {at.AVAILABILITY_TARGET:.1%}.",
             SHARE,
-            ask(f"1 - {_errors()}"),
+            ask(f"1 - {_failed_share()}", instant=True),
             limit=Limit(at.AVAILABILITY_TARGET + budget / 2, at.AVAILABILITY_TARGET, low_is_bad=True),
             decimals=2,
         ),
@@ -84,7 +84,7 @@ def _health() -> list[Panel]:
             f"Of the {budget:.1%} of requests that may fail, how much the time shown has left. Below zero the "
             "objective is missed.",
             SHARE,
-            ask(f"1 - {_errors()} / {budget:.3g}"),
+            ask(f"1 - {_failed_share()} / {budget:.3g}", instant=True),
             limit=Limit(0.5, 0, low_is_bad=True),
             decimals=0,
         ),
@@ -93,7 +93,7 @@ def _health() -> list[Panel]:
             f"Share of answers whose first token came within {at.TTFT_SLO_SECONDS} s of the question. The objective is "
             f"{at.TTFT_TARGET:.0%}, on a GPU.",
             SHARE,
-            ask(f"{in_time} / {increase(t.FIRST_TOKEN_SECONDS, suffix='_count')}"),
+            ask(_in_time_share(), instant=True),
             limit=Limit(at.TTFT_TARGET + (1 - at.TTFT_TARGET) / 2, at.TTFT_TARGET, low_is_bad=True),
         ),
         number(
@@ -149,6 +149,7 @@ def _traffic() -> list[Panel]:
             [ask(rate(foreign.HTTP_REQUESTS, "status", job=t.APP, **HERE), "{{status}}")],
             limit=None,
             stacked=True,
+            colours=STATUSES,
         ),
     ]
 
@@ -269,7 +270,7 @@ def _saturation() -> list[Panel]:
             "included: something blocks the loop, or the processor is full.",
             SECONDS,
             [ask(percentile(0.99, t.EVENT_LOOP_LAG, "job", "instance"), "{{job}} {{instance}} p99")],
-            limit=Limit(at.EVENT_LOOP_LAG_SECONDS / 2, at.EVENT_LOOP_LAG_SECONDS),
+            limit=LAG,
         ),
         lines(
             "The machine: processors, memory, disk",
@@ -284,103 +285,3 @@ def _saturation() -> list[Panel]:
             top=1,
         ),
     ]
-
-
-def _failures() -> list[Panel]:
-    return [
-        lines(
-            "Refused, by reason",
-            "The reason is the `code` of the error that the caller got; docs/operations.md says what to do about each.",
-            REQUESTS_PER_SECOND,
-            [ask(rate(t.REFUSED, "reason", **HERE), "{{reason}}")],
-            limit=SOME,
-        ),
-        lines(
-            "Questions that never got a first token",
-            "By how they ended. nothing_relevant is no failure: the documents had nothing to say.",
-            REQUESTS_PER_SECOND,
-            [ask(rate(t.NO_FIRST_TOKEN, "reason", **HERE), "{{reason}}")],
-            limit=None,
-        ),
-        lines(
-            "Dropped from the queues",
-            "Work that was thrown away before it was begun, because its caller had left, its time was over, or there "
-            "was no room.",
-            PER_SECOND,
-            [ask(rate(t.QUEUE_DROPPED, "kind", "reason"), "{{kind}} {{reason}}")],
-            limit=SOME,
-        ),
-        log_lines(
-            "Log: requests that failed",
-            "One line for each request that was refused, timed out or failed. Open it for its stages and a link to its "
-            "trace.",
-            ask_logs(logql.requests("outcome=~`rejected|timeout|error`")),
-        ),
-        log_lines(
-            "Log: warnings and errors of all services",
-            "What the services themselves complain about.",
-            ask_logs(logql.complaints()),
-        ),
-        lines(
-            "Log lines of failed requests a minute",
-            "The same requests counted from their log lines, so that a peak above leads to its lines.",
-            COUNT,
-            [ask_logs(logql.count_requests("outcome!=`ok`", "outcome", "1m"), "{{outcome}}")],
-            limit=None,
-            span=24,
-        ),
-    ]
-
-
-def _surroundings() -> list[Panel]:
-    return [
-        lines(
-            "Parts that answer",
-            "1: the gateways' last check of it went well. milvus and model_service must both be 1.",
-            COUNT,
-            [ask(f"min by (dependency) ({series(t.DEPENDENCY_UP)})", "{{dependency}}")],
-            limit=Limit(1, 1, low_is_bad=True),
-            top=1,
-        ),
-        lines(
-            "Addresses that Prometheus reaches",
-            "Share of each job's addresses that served their metrics. Below 100 % these dashboards do not show all.",
-            SHARE,
-            [ask(f"avg by (job) ({series(foreign.UP)})", "{{job}}")],
-            limit=Limit(1, 0.5, low_is_bad=True),
-            top=1,
-        ),
-        lines(
-            "Log records lost",
-            "Records that Loki never got, by reason. They are dropped so that requests need not wait for Loki.",
-            PER_SECOND,
-            [
-                ask(or_zero(rate(t.LOKI_DROPPED)), "all"),
-                ask(rate(t.LOKI_DROPPED, "job", "reason"), "{{job}} {{reason}}"),
-            ],
-            limit=SOME,
-        ),
-        _versions(),
-    ]
-
-
-def _versions() -> table.Panel:
-    query = ask(f"count by (service, version, python) ({series(t.BUILD_INFO)})", instant=True)
-    panel = rows(
-        "Versions that run",
-        "How many processes there are of each service and version: two versions at once are a rollout, or a "
-        "forgotten one.",
-        TEXT,
-        query.format(PromQueryFormat.TABLE),
-        height=6,
-    )
-    return panel.with_transformation(
-        model.DataTransformerConfig(
-            id_val="organize",
-            options={
-                "excludeByName": {"Time": True},
-                "indexByName": {"service": 0, "version": 1, "python": 2, "Value": 3},
-                "renameByName": {"service": "Service", "version": "Version", "python": "Python", "Value": "Processes"},
-            },
-        )
-    )

@@ -9,15 +9,16 @@ from grafana_foundation_sdk.builders import dashboard, table
 from grafana_foundation_sdk.models import dashboard as model
 
 from contracts import telemetry as t
-from monitoring import thresholds as at
 from monitoring.dashboards import logql
-from monitoring.dashboards.boards import board, gateway, pick, topic
+from monitoring.dashboards.boards import HERE, board, gateway, pick, topic
+from monitoring.dashboards.limits import ANSWER, FIRST_TOKEN, SATURATION, SOME, STAGE
 from monitoring.dashboards.panels import (
     COUNT,
     PER_SECOND,
     REQUESTS_PER_SECOND,
     SECONDS,
     SHARE,
+    STAGES,
     Limit,
     Panel,
     ask,
@@ -28,10 +29,8 @@ from monitoring.dashboards.panels import (
     percentiles,
     rows,
 )
-from monitoring.dashboards.promql import PERCENTILES, buckets, increase, percentile, rate, total
-from monitoring.dashboards.service import ANSWER, FIRST_TOKEN, HERE, SATURATION, SOME
+from monitoring.dashboards.promql import PERCENTILES, buckets, increase, or_zero, percentile, rate, total
 
-STAGE = Limit(at.STAGE_SECONDS_SLOW, at.STAGE_SECONDS_BAD)
 PARTS = {"stage": f"!={t.Stage.TOTAL}"}
 KINDS = {
     "encode": ("questions to be encoded", "the encoder"),
@@ -39,7 +38,7 @@ KINDS = {
     "generate": ("prompts to be answered", "a model service"),
 }
 """The gateway's batchers: what waits in each, and for whom."""
-STAGES = (
+STAGES_ARE = (
     "queue: waiting for a place in a batch. encode: the question becomes a vector. search: Milvus finds passages. "
     "prompt: they are put together. generate: the model answers."
 )
@@ -55,7 +54,7 @@ def time_spent() -> dashboard.Dashboard:
             ("Stages of a question", _stages()),
             ("Waiting: queues and batches of the gateways", _batches()),
             ("Topics", _topics()),
-            ("The slowest requests", [_slowest()]),
+            ("Request by request", [_slowest()]),
         ],
         variables=[
             gateway(),
@@ -70,7 +69,7 @@ def _stages() -> list[Panel]:
     return [
         lines(
             "Where a question's time goes",
-            f"Seconds in each stage, for the average question. {STAGES} Averages hide the slow ones: see the "
+            f"Seconds in each stage, for the average question. {STAGES_ARE} Averages hide the slow ones: see the "
             "percentiles below.",
             SECONDS,
             [
@@ -82,6 +81,7 @@ def _stages() -> list[Panel]:
             limit=ANSWER,
             span=12,
             stacked=True,
+            colours=STAGES,
         ),
         bars(
             "Share of all time, by stage",
@@ -92,10 +92,12 @@ def _stages() -> list[Panel]:
                     f"{increase(t.STAGE_SECONDS, 'stage', suffix='_sum', **PARTS, **HERE)} / "
                     f"scalar({increase(t.STAGE_SECONDS, suffix='_sum', **PARTS, **HERE)})",
                     "{{stage}}",
+                    instant=True,
                 )
             ],
             limit=None,
             span=6,
+            colours=STAGES,
         ),
         lines(
             "Time to the first token",
@@ -115,6 +117,7 @@ def _stages() -> list[Panel]:
                     ask(percentile(quantile, t.STAGE_SECONDS, "stage", **HERE), "{{stage}}", exemplars=name == "p95"),
                 ],
                 limit=STAGE,
+                colours=STAGES,
             )
             for name, quantile in PERCENTILES.items()
         ),
@@ -152,10 +155,13 @@ def _batches() -> list[Panel]:
                 top=1,
             ),
             lines(
-                f"Dropped before they were begun: {kind}",
+                f"Dropped from the queue: {kind}",
                 "overloaded, draining: refused at once. deadline: the time was over. cancelled: the caller had left.",
                 PER_SECOND,
-                [ask(rate(t.QUEUE_DROPPED, "reason", **where), "{{reason}}")],
+                [
+                    ask(or_zero(rate(t.QUEUE_DROPPED, **where)), "all"),
+                    ask(rate(t.QUEUE_DROPPED, "reason", **where), "{{reason}}"),
+                ],
                 limit=SOME,
                 span=6,
             ),
@@ -195,6 +201,7 @@ def _topics() -> list[Panel]:
             limit=ANSWER,
             span=12,
             stacked=True,
+            colours=STAGES,
         ),
     ]
 

@@ -20,7 +20,8 @@ from monitoring.render.units import written
 COLOURS = (
     "#3274d9", "#e0752d", "#37872d", "#a352cc", "#c4162a", "#b8870b", "#2b9eb3", "#8f3bb8", "#5e6b7a", "#d683ce",
 )  # fmt: skip
-NAMED = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "purple": "#8f3bb8", "text": "#9ca3af"}
+NAMED = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "purple": "#8f3bb8", "text": "#9ca3af",
+         "blue": "#3274d9", "yellow": "#d9a514"}  # fmt: skip
 """Grafana's names of colours."""
 GREY = "#6b7280"
 LEGEND_ROWS = 3
@@ -42,8 +43,7 @@ def draw(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
 def _lines(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
-    fixed = _fixed_colours(panel)
-    colours = [fixed.get(series.legend, COLOURS[i % len(COLOURS)]) for i, series in enumerate(answers)]
+    colours = _colours(panel, answers)
     times = answers[0].times
     if defaults["custom"].get("stacking", {}).get("mode") == "normal":
         axes.stackplot(
@@ -56,9 +56,10 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None
     else:
         for series, colour in zip(answers, colours, strict=True):
             axes.plot(times, series.values, color=colour, linewidth=1.1)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(min(bottom, 0) if bottom < 0 else 0, max(defaults.get("max", 0), top) or 1)
-    top = axes.get_ylim()[1]
+    values = [value for series in answers for value in series.values if math.isfinite(value)]
+    highest = max(values)
+    top = defaults.get("max", max(axes.get_ylim()[1], 1.08 * highest) if highest > 0 else 1)
+    axes.set_ylim(min(0, *values), top)
     for step in defaults["thresholds"]["steps"][1:]:
         # A limit far above everything would press the lines flat.
         if step["value"] <= 3 * top:
@@ -88,14 +89,15 @@ def _legend(axes: Axes, entries: Sequence[str], colours: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _fixed_colours(panel: dict[str, Any]) -> dict[str, str]:
-    """Legends that have a colour of their own."""
-    return {
+def _colours(panel: dict[str, Any], answers: Sequence[Series]) -> list[str]:
+    """Those that legends have of their own, and else one after the other."""
+    fixed = {
         override["matcher"]["options"]: NAMED[value["value"]["fixedColor"]]
         for override in panel["fieldConfig"]["overrides"]
         for value in override["properties"]
         if value["id"] == "color"
     }
+    return [fixed.get(series.legend, COLOURS[i % len(COLOURS)]) for i, series in enumerate(answers)]
 
 
 def _heat(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
@@ -124,7 +126,7 @@ def _heat(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
 def _bars(axes: Axes, panel: dict[str, Any], answers: Sequence[Series]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     values = [series.last for series in answers]
-    axes.barh(range(len(values)), values, color=COLOURS[: len(values)], height=0.6)
+    axes.barh(range(len(values)), values, color=_colours(panel, answers), height=0.6)
     axes.set_yticks(range(len(values)), [series.legend for series in answers])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * max(*values, 1e-9))
@@ -149,7 +151,10 @@ def _table(axes: Axes, _: dict[str, Any], answers: Sequence[Series]) -> None:
     axes.set_axis_off()
     columns = [*answers[0].labels, "how many"]
     cells = [[*series.labels.values(), f"{series.last:.0f}"] for series in answers]
-    made = axes.table(cells, colLabels=columns, bbox=Bbox.from_bounds(0, 0, 0.5, 1), cellLoc="left", edges="horizontal")
+    height = min(1, 0.2 * (1 + len(cells)))
+    made = axes.table(
+        cells, colLabels=columns, bbox=Bbox.from_bounds(0, 1 - height, 0.5, height), cellLoc="left", edges="horizontal"
+    )
     made.auto_set_font_size(False)
     made.set_fontsize(7)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from monitoring.queries import LABEL_VALUES, Query, queries
-from tests.support.prometheus import Prometheus
+from tests.support.prometheus import Api
 
 LEGEND_LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
@@ -18,9 +18,7 @@ def answered_by_prometheus(have: Iterable[str]) -> list[Query]:
     return [query for query in queries() if query.datasource == "prometheus" and query.needs <= set(have)]
 
 
-def unanswered(
-    prometheus: Prometheus, have: Iterable[str], start: float, end: float, *, rate_seconds: int = 60
-) -> list[str]:
+def unanswered(prometheus: Api, have: Iterable[str], start: float, end: float, *, rate_seconds: int = 60) -> list[str]:
     """What is wrong with the answers to those queries, between two Unix times: no data, or legends without a label.
     Prometheus itself refuses what is no PromQL: that fails at once."""
     wrong = []
@@ -31,7 +29,7 @@ def unanswered(
     return wrong
 
 
-def _problem(prometheus: Prometheus, query: Query, start: float, end: float, rate_seconds: int) -> str:
+def _problem(prometheus: Api, query: Query, start: float, end: float, rate_seconds: int) -> str:
     step = max((end - start) / 60, 1)
     expr = query.filled(rate_seconds=rate_seconds, range_seconds=math.ceil(end - start), step_seconds=math.ceil(step))
     labels = LEGEND_LABEL.findall(query.legend)

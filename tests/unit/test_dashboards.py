@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from contracts.telemetry import LOG_METADATA, METRICS, STAGE_SECONDS, Stage
+from locust_testing import figures
 from monitoring import queries as asked
 from monitoring import thresholds
 from monitoring.dashboards import BOARDS, FOLDER, files, promql
-from monitoring.dashboards.foreign import FOREIGN, INSTANCE, JOB, SLO_ERRORS, Series
+from monitoring.dashboards.foreign import ALERTS, FOREIGN, INSTANCE, JOB, SLO_ERRORS, UP, Series
 from monitoring.dashboards.time_spent import COLUMNS
-from tests.support import logql
+from tests.support import exporter, logql
 from tests.support.processes import ROOT
 from tests.support.promql import Selector, names
 
@@ -207,6 +208,38 @@ class TestQueries:
     def test_every_series_of_others_that_is_named_is_used(self) -> None:
         shown = " ".join(query.expr for query in asked.queries())
         assert [series.name for series in FOREIGN if series.name not in shown] == []
+
+    def test_what_covers_all_the_time_shown_is_asked_once(self) -> None:
+        """At each point of a month it would be a month's increase."""
+        for query in asked.queries():
+            assert ("$__range" in query.expr) == (query.kind == "instant" and "build_info" not in query.expr), (
+                query.title
+            )
+
+    def test_series_of_others_are_as_they_were_served(self) -> None:
+        """But for those of programs that run neither here nor anywhere we could look: DCGM's."""
+        served: dict[str, set[str]] = {}
+        for line in "".join(exporter.scrape(path.stem) for path in exporter.SCRAPES.glob("*.prom")).splitlines():
+            sample = exporter.SAMPLE.fullmatch(line)
+            if sample is not None:
+                served.setdefault(sample["name"], set()).update(re.findall(r'(\w+)="', sample["labels"]))
+        for metric in figures.METRICS:
+            suffix, more = ("_bucket", {"le"}) if metric.kind == "histogram" else ("", set())
+            served[metric.name + suffix] = {*metric.labels, *more}
+        own = (UP, ALERTS, *SLO_ERRORS.values())
+        for series in FOREIGN:
+            if series not in own and not series.name.startswith("DCGM_"):
+                suffix, more = ("_bucket", {"le"}) if series.kind == "histogram" else ("", set())
+                assert served[series.name + suffix] == {*series.labels, *more}, series
+
+    def test_burn_rates_are_recorded(self) -> None:
+        groups = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "rules" / "recording.yml").read_text())["groups"]
+        recorded = {rule["record"] for group in groups for rule in group["rules"]}
+        assert {series.name for series in SLO_ERRORS.values()} <= recorded
+
+    def test_what_queries_need_is_needed(self) -> None:
+        needed = frozenset().union(*(query.needs for query in asked.queries()))
+        assert needed == {need for _, need in asked.NEEDS} | {"loki"}
 
     def test_the_objectives_windows_are_shown(self) -> None:
         for series in SLO_ERRORS.values():
