@@ -30,7 +30,7 @@ from tests.support.scraping import faults, scrape, scrape_openmetrics
 
 SAMPLE = "setup_milvus/sample/articles.csv"
 QUESTION = "When will the comet found by Hendrik Uirab be nearest to us?"
-LOAD_SECONDS = 25
+LOAD_SECONDS = 30
 RATE_SECONDS = 10
 ABSENT = {"gpu", "dcgm", "drops", "alerts", "restarts", "loki"}
 """No GPU; nothing is lost, fires or starts anew; Loki's own queries are held against its lines below."""
@@ -130,6 +130,8 @@ def seen(
             "locust": [f"http://127.0.0.1:{locust_port}"],
         }
         watching = stack.enter_context(prometheus(folder, targets, sorted(RULES.glob("*.yml")), interval_seconds=1))
+        everything = sum(map(len, targets.values()))
+        watching.wait_until(f"count(up) == {everything}", 60)  # some of them down as yet
         start = time.time()
         running = load(folder / "load", gateways[0].url, locust_port)
         stack.callback(running.kill)
@@ -138,7 +140,7 @@ def seen(
         job.start(lambda _: True)
         stack.callback(job.stop)
         what_goes_wrong(gateways[1].url)
-        watching.wait_until("min(up) == 1", 60)
+        watching.wait_until(f"sum(up) == {everything}", 60)
         up = {name: [float(series["value"][1]) for series in watching.query(f'up{{job="{name}"}}')] for name in targets}
         output, _ = running.communicate(timeout=120)
         watching.wait_for_rules()
@@ -156,7 +158,8 @@ def test_the_load_test_passes(seen: Seen) -> None:
 
 
 def test_every_query_of_every_dashboard_has_data(seen: Seen) -> None:
-    assert unanswered(seen.prometheus, HAVE, seen.start, seen.end, rate_seconds=RATE_SECONDS) == []
+    without = unanswered(seen.prometheus, HAVE, seen.start, seen.end, rate_seconds=RATE_SECONDS)
+    assert not without, "\n".join(without)
 
 
 def test_every_rule_evaluates_and_every_recording_has_series(seen: Seen) -> None:
