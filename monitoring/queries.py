@@ -23,9 +23,9 @@ NEEDS: tuple[tuple[str, str], ...] = (
     (r"\bpharos_ingest_", "ingestion"),
     (r"\bpharos:", "rules"),
     (r"^sum by .*\(rate\(pharos_(refused|queue_dropped)_total", "refusals"),
-    (r"^sum by \(reason\) \(rate\(pharos_queue_dropped_total", "every queue's drops"),
+    (r"^sum by \(reason\) \(rate\(pharos_queue_dropped_total", "drops"),
     (r"^sum by .*\(rate\(pharos_no_first_token_total", "failures"),
-    (r"^sum by .*\(rate\(pharos_loki_records_dropped_total", "lost logs"),
+    (r"^sum by .*\(rate\(pharos_loki_records_dropped_total", "drops"),
     (r"^ALERTS\b", "alerts"),
     (r"^changes\(", "restarts"),
 )
@@ -33,8 +33,8 @@ NEEDS: tuple[tuple[str, str], ...] = (
 
 vllm: the engine `vllm`, not `simulated`. milvus: Milvus Standalone, not Lite. node, dcgm: their exporters. gpu: an
 NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. rules: recording rules. refusals, failures:
-requests that were refused, or had no first token. every queue's drops: items dropped by each of the gateway's
-batchers. lost logs: records that Loki never got. alerts: one that fires. restarts: a service that started within the
+requests that were refused, or had no first token. drops: items that each of the gateway's batchers threw away, and log
+records that Loki never got. alerts: one that fires. restarts: a service that started within the
 time shown. Log queries need loki.
 """
 
