@@ -110,7 +110,8 @@ class Sender:
     def put(self, entry: Entry) -> None:
         """Queue an entry; from a full queue the oldest one falls out. After `stop` it goes nowhere."""
         if self._thread is None:  # a forked child
-            self._start()
+            with contextlib.suppress(RuntimeError):  # it ends already, and starts no threads any more
+                self._start()
         self._queue.append((next(self._numbers), entry))
         waiting = len(self._queue)
         if waiting == self._limits.queue_records:

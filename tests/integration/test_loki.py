@@ -89,7 +89,7 @@ def test_5000_records_a_second_arrive_once_in_order_and_in_few_pushes(loki: Loki
             time.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
     took = time.monotonic() - began
     road.handler.sender.stop(10)
-    assert took < seconds + 0.5
+    assert took < 1.25 * seconds
     assert loki.messages() == [f"POST /ask 200 ok {number}" for number in range(rate * seconds)]
     assert [line.metadata["request_id"] for line in loki.lines] == [f"r{n}" for n in range(rate * seconds)]
     assert len(loki.pushes) <= 4 * seconds
