@@ -72,6 +72,18 @@ def gateway(model_url: str, milvus_uri: str = NO_MILVUS, **settings: object) -> 
     return processes.gateway(_log("app"), model_url, milvus_uri, **settings)
 
 
+def bare_gateway(model_url: str) -> Service:
+    """app without anything that observes it."""
+    service = processes.gateway(_log("bare"), model_url, NO_MILVUS)
+    service.command = [sys.executable, "-m", "benchmarks.bare_gateway"]
+    return service
+
+
+def loki_sink() -> Service:
+    """Where logs may go."""
+    return _module("loki", "benchmarks.loki_sink")
+
+
 def serves_models(front: Service) -> bool:
     """The gateway has found its model service, whatever else it misses."""
     try:

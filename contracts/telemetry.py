@@ -46,7 +46,7 @@ ALL_TOPICS = "all"
 
 DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 """Seconds, from one Milvus search to a long answer on a CPU."""
-TOPIC_DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 20)
+TOPIC_DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20)
 """Seconds; few, since there is a set of them for every topic and stage."""
 PAUSE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 """Seconds in which a process did nothing else."""

@@ -16,6 +16,7 @@ from benchmarks.measures import (
     relay,
     replicas,
     searches,
+    telemetry,
 )
 from benchmarks.options import Options
 from benchmarks.results import Measured
@@ -36,6 +37,7 @@ MEASURES = {
     "latency": Measure("Latency that the gateway adds", added_latency.run),
     "answers": Measure("Answers by vLLM", answers.run),
     "searches": Measure("Searches, 64 at once", searches.run),
+    "telemetry": Measure("What being observed costs", telemetry.run),
     "overload": Measure("Overload at three times the capacity", overload.run),
     "replicas": Measure("Four replicas", replicas.run),
     "gpu": Measure("On a GPU", gpu.run),

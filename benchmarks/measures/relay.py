@@ -58,7 +58,7 @@ def run(options: Options) -> Measured:
     names = {"floor": "floor (uvicorn)", "router": "vllm-router (Rust)", "ours": "Pharos", "litellm": "LiteLLM"}
     labels = {streams: f"{streams} streams" for streams in STREAMS}
     bars = [
-        Series(shown, {labels[streams]: _microseconds(found[name, streams]) for streams in STREAMS})
+        Series(shown, {labels[streams]: own_microseconds(found[name, streams]) for streams in STREAMS})
         for name, shown in names.items()
     ]
     plot = Plot("relay", "CPU of the relay for one streamed token", "µs", bars, logarithmic=True)
@@ -85,7 +85,7 @@ def _relayed(relay: Service, streams: int, tokens: int) -> Trial:
     return attempt(load, relay)
 
 
-def _microseconds(trials: Trials) -> float:
+def own_microseconds(trials: Trials) -> float:
     """The relay's own CPU a token that arrived."""
     own = sum(seconds for name, seconds in trials.cpu_seconds.items() if name != "generator")
     return own / max(1, trials.tokens) * 1e6
@@ -94,7 +94,7 @@ def _microseconds(trials: Trials) -> float:
 def _rows(found: dict[tuple[str, int], Trials], streams: int) -> list[Row]:
     ours = found["ours", streams]
     doubts = ours.doubts()
-    spent = _microseconds(ours)
+    spent = own_microseconds(ours)
 
     def against(name: str, peer: str, goal: Goal | None) -> Row:
         trials = found[name, streams]
@@ -105,7 +105,7 @@ def _rows(found: dict[tuple[str, int], Trials], streams: int) -> list[Row]:
             spent,
             "lower",
             peer,
-            _microseconds(trials),
+            own_microseconds(trials),
             goal,
             {**ours.cpu_seconds, **theirs},
             doubts + trials.doubts(peer),

@@ -38,7 +38,7 @@ class Service:
         self.name = name
         self.url = url
         self.log = log
-        self._command = command
+        self.command = command
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -46,7 +46,7 @@ class Service:
         """Start it and wait until it is ready; fail with its output when it ends or takes too long."""
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out, start_new_session=True
+                self.command, cwd=ROOT, env=self._environment, stdout=out, stderr=out, start_new_session=True
             )
         ready = ready or answers_ready
         deadline = time.monotonic() + seconds
