@@ -44,8 +44,8 @@ class Limits:
     batch_records: int = 2_000
     batch_bytes: int = 1_048_576
     """Of lines, before compression; the last one may exceed it."""
-    linger_seconds: float = 1.0
-    """How long the first record of a batch waits for others."""
+    linger_seconds: float = 2.0
+    """How long the first record of a batch waits for others. A push costs 0.7 ms of CPU whatever is in it."""
     connect_seconds: float = 2.0
     silence_seconds: float = 5.0
     backoff_seconds: float = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from app.asking import NOTHING_RELEVANT
 from app.errors import Draining, InvalidRequest, Overloaded, QuotaExceeded, Unauthorized, UnknownTopic
@@ -27,7 +27,8 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = telemetry.REQUESTS.counter(registry)
         self._refused = telemetry.REFUSED.counter(registry)
-        self._stage = telemetry.STAGE_SECONDS.histogram(registry)
+        stages = telemetry.STAGE_SECONDS.histogram(registry)
+        self._stage = {stage: stages.labels(stage.value) for stage in Stage}
         self._topic_stage = telemetry.TOPIC_STAGE_SECONDS.histogram(registry)
         self._first_token = telemetry.FIRST_TOKEN_SECONDS.histogram(registry)
         self._no_first_token = telemetry.NO_FIRST_TOKEN.counter(registry)
@@ -39,7 +40,7 @@ class Metrics:
         self.dropped = telemetry.QUEUE_DROPPED.counter(registry)
         self.token_flow = TokenFlow()
         registry.register(self.token_flow)
-        self._topics: set[str] = set()
+        self._topics: dict[str, dict[Stage, Histogram]] = {}
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -66,11 +67,11 @@ class Metrics:
         seconds = record.stage_seconds()
         if outcome is Outcome.OK:  # how long a failure took is no latency
             seconds[Stage.TOTAL] = time.monotonic() - record.arrived
-        topic = self._topic(record)
+        of_topic = self._of_topic(record)
         for stage, value in seconds.items():
-            self._stage.labels(stage.value).observe(value, exemplar)
-            if topic is not None:
-                self._topic_stage.labels(topic, stage.value).observe(value, exemplar)
+            self._stage[stage].observe(value, exemplar)
+            if of_topic is not None:
+                of_topic[stage].observe(value)
         if record.first_token is not None:
             self._first_token.observe(record.first_token - record.arrived, exemplar)
         else:
@@ -83,16 +84,17 @@ class Metrics:
         if record.passages == 0:
             self._not_in_documents.inc()
 
-    def _topic(self, record: RequestRecord) -> str | None:
-        """The label; None where nothing was searched."""
+    def _of_topic(self, record: RequestRecord) -> dict[Stage, Histogram] | None:
+        """The series of its topic; None where nothing was searched."""
         if record.topics is None:
             return None
         topic = record.topic
-        if topic not in self._topics:
-            if len(self._topics) >= TOPICS_MAX:
-                return OTHER
-            self._topics.add(topic)
-        return topic
+        if topic not in self._topics and len(self._topics) >= TOPICS_MAX:
+            topic = OTHER
+        found = self._topics.get(topic)
+        if found is None:
+            found = self._topics[topic] = {stage: self._topic_stage.labels(topic, stage.value) for stage in Stage}
+        return found
 
 
 class KindWatch:

@@ -159,7 +159,6 @@ def test_latencies_carry_their_trace_as_an_exemplar() -> None:
     }
     assert set(exemplars) == {
         "pharos_stage_duration_seconds_bucket",
-        "pharos_topic_stage_duration_seconds_bucket",
         "pharos_time_to_first_token_seconds_bucket",
     }
     assert all(labels == {"trace_id": answered.span.trace_id} for labels in exemplars.values())
