@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from contracts.telemetry import REQUEST_EVENT
 from tests.support import asking, processes
 from tests.support.loki_server import LokiServer
 from tests.support.processes import Service
-from tests.support.stack import MIN_SCORE, SAMPLE
+from tests.support.stack import MIN_SCORE, QUESTION, SAMPLE
 
 KEY = "team-key-zq81fh27"
 WRONG_KEY = "wrong-key-zq81fh27"
@@ -154,3 +155,22 @@ def test_no_text_and_no_key_gets_out(services: Services) -> None:
     assert {push.headers["authorization"] for push in loki.pushes} == {f"Basic {basic}"}
     for path in services.output:
         assert leaks(path.read_text()) == [], path
+
+
+def test_texts_are_logged_where_they_are_let_in(
+    loaded: str, simulated: Service, milvus_lite: Service, tmp_path: Path
+) -> None:
+    with LokiServer() as loki:
+        gateway = processes.gateway(
+            tmp_path / "gateway.log", simulated.url, milvus_lite.url,
+            collection=loaded, min_score=MIN_SCORE, loki_url=loki.url, log_texts=True,
+        )  # fmt: skip
+        gateway.start()
+        try:
+            with asking.client(gateway.url) as http:
+                answer = http.post("/ask", json={"question": QUESTION, "max_tokens": 8}).json()["answer"]
+        finally:
+            gateway.stop()
+        (line,) = [line.fields for line in loki.lines if line.fields.get("event") == REQUEST_EVENT]
+        assert (line["question"], line["answer"].strip()) == (QUESTION, answer)
+        assert loki.violations == []
