@@ -163,7 +163,8 @@ def test_vllms_span_is_inside_the_prompts(models: Service, trace_backend: OtlpSe
     boot = ("Overall Loading", "EngineCoreProc init", "Load model")
     trace_backend.wait(lambda it: all(it.named(name) for name in boot))
     assert len({trace_backend.one(name).trace_id for name in boot}) == 1
-    assert {span.service for span in trace_backend.spans} <= {"app", "app_llm"}  # gateways of other tests send there too
+    # Gateways of other tests send there too.
+    assert {span.service for span in trace_backend.spans} <= {"app", "app_llm"}
     assert {span.resource["service.namespace"] for span in trace_backend.spans} == {"pharos"}
     assert "Overriding of current TracerProvider" not in models.log.read_text()
 
