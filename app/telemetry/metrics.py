@@ -111,11 +111,12 @@ class KindWatch:
         self._items.observe(items)
         self._wait.observe(oldest_wait_seconds)
 
-    def item_served(self, arrived: float, left: float) -> None:
+    def item_ended(self, arrived: float, left: float | None) -> None:
         record = current_record.get()
         if record is not None:
             record.note(Stage.QUEUE, arrived, left)
-            record.note(self._stage, left)
+            if left is not None:
+                record.note(self._stage, left)
 
     def item_dropped(self, reason: DropReason) -> None:
         self._dropped[reason].inc()

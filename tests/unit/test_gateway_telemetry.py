@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from app.asking import NOTHING_RELEVANT
-from app.telemetry.metrics import TOPICS_MAX, Metrics
-from app.telemetry.record import Problem, RequestRecord
+from app.telemetry.metrics import TOPICS_MAX, KindWatch, Metrics
+from app.telemetry.record import Problem, RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from contracts import telemetry
 from contracts.telemetry import LOG_FIELDS, REQUEST_FIELDS, Outcome, Stage
@@ -98,6 +100,16 @@ def test_a_failure_counts_the_stages_it_came_through_and_no_total() -> None:
     assert sample(registry, "pharos_stage_duration_seconds_count", stage="total") == 1
     assert sample(registry, "pharos_no_first_token_total", reason=NOTHING_RELEVANT) == 1
     assert sample(registry, "pharos_not_in_documents_total") == 1
+
+
+def test_a_request_that_never_left_the_queue_says_how_long_it_waited() -> None:
+    watch = KindWatch(Metrics(CollectorRegistry()), Stage.GENERATE)
+    late = record(status=504, problem=Problem(504, "deadline_exceeded"))
+    token = current_record.set(late)
+    watch.item_ended(time.monotonic() - 3, None)
+    current_record.reset(token)
+    assert late.stage_seconds() == {Stage.QUEUE: pytest.approx(3, abs=0.5)}
+    assert "generate_seconds" not in late.fields()
 
 
 def test_topics_beyond_the_first_are_others_and_where_nothing_was_searched_there_is_none() -> None:
