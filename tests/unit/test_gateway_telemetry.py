@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from app.asking import NOTHING_RELEVANT
+from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.metrics import TOPICS_MAX, KindWatch, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
@@ -158,6 +160,27 @@ def test_the_flow_of_tokens_is_what_a_histogram_of_the_library_would_say() -> No
 
     assert values(ours) == values(theirs)
     assert generate_latest(ours)
+
+
+async def test_a_check_that_breaks_is_a_dependency_that_is_down_and_the_others_are_asked_on() -> None:
+    registry = CollectorRegistry()
+    asked = asyncio.Event()
+    rounds = 0
+
+    async def broken() -> bool:
+        raise RuntimeError("of the client's own")
+
+    async def well() -> bool:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 2:
+            asked.set()
+        return True
+
+    async with watched_dependencies(registry, {"milvus": broken, "model_service": well}, every_seconds=0):
+        await asyncio.wait_for(asked.wait(), 5)
+        assert registry.get_sample_value("pharos_dependency_up", {"dependency": "milvus"}) == 0
+        assert registry.get_sample_value("pharos_dependency_up", {"dependency": "model_service"}) == 1
 
 
 def test_latencies_carry_their_trace_as_an_exemplar() -> None:
