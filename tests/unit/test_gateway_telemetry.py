@@ -14,9 +14,10 @@ from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.metrics import TOPICS_MAX, KindWatch, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
+from app.token_stream import TokenStream
 from contracts import telemetry
 from contracts.telemetry import LOG_FIELDS, REQUEST_FIELDS, Outcome, Stage
-from contracts.types import Usage
+from contracts.types import Delta, Usage
 from observability.tracing import Tracing
 
 
@@ -183,17 +184,27 @@ async def test_a_check_that_breaks_is_a_dependency_that_is_down_and_the_others_a
         assert registry.get_sample_value("pharos_dependency_up", {"dependency": "model_service"}) == 1
 
 
-def test_latencies_carry_their_trace_as_an_exemplar() -> None:
+async def test_latencies_carry_their_trace_as_an_exemplar() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     answered = record(first_token=None)
     answered.first_token = answered.arrived + 0.3
     metrics.ended(answered)
+    stream = TokenStream("a-prompt")
+    for i in range(5):
+        stream.put(Delta("a-prompt", "a", 1), 10 + i / 4)
+    token = current_record.set(answered)
+    KindWatch(metrics, Stage.GENERATE).stream_left(stream)
+    current_record.reset(token)
     exemplars = {
         s.name: s.exemplar.labels for family in registry.collect() for s in family.samples if s.exemplar is not None
     }
     assert set(exemplars) == {
         "pharos_stage_duration_seconds_bucket",
         "pharos_time_to_first_token_seconds_bucket",
+        "pharos_inter_token_latency_seconds_bucket",
     }
     assert all(labels == {"trace_id": answered.span.trace_id} for labels in exemplars.values())
+    pauses = [s for family in registry.collect() for s in family.samples if s.name.startswith("pharos_inter_token")]
+    assert {s.labels["le"]: s.exemplar.value for s in pauses if s.exemplar} == {"0.3": 0.25}
+    assert f'trace_id="{answered.span.trace_id}"' in generate_latest(registry).decode()
