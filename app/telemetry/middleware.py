@@ -126,7 +126,11 @@ def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
         semconv.HTTP_REQUEST_METHOD: record.method,
         semconv.HTTP_ROUTE: record.route,
         semconv.PHAROS_REQUEST_ID: record.request_id,
+        semconv.PHAROS_PROBLEM_CODE: None if record.problem is None else record.problem.code,
+        semconv.PHAROS_STREAM: record.stream if record.asks else None,
         semconv.PHAROS_TOPIC: None if record.topics is None else record.topic,
+        semconv.PHAROS_PASSAGES: record.passages,
+        semconv.PHAROS_BEST_SCORE: record.best_score,
         semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: None
         if record.first_token is None
         else record.first_token - record.arrived,

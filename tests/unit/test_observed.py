@@ -9,11 +9,18 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
 from app.routes import sse
 from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.telemetry.middleware import Observed
+from app.telemetry.record import current_record
+from contracts.problems import PROBLEM
+from observability.settings import TelemetrySettings
+from observability.tracing import start_tracing
+from tests.support.otlp_server import otlp_server
 
 
 class Gateway:
@@ -94,3 +101,40 @@ async def test_a_stream_that_the_server_ends_as_it_stops_is_no_answer(gateway: G
     asking.cancel()  # as uvicorn does after its grace period
     await asyncio.gather(asking, return_exceptions=True)
     assert gateway.counted("pharos_requests_total") == {("/endless", "error"): 1}
+
+
+async def test_what_a_requests_span_says() -> None:
+    async def nothing_more() -> Message:
+        raise AssertionError("nobody reads the body")
+
+    async def heard(_: Message) -> None: ...
+
+    async def answer(scope: Scope, _: Receive, send: Send) -> None:
+        record = current_record.get()
+        assert record is not None
+        record.topics, record.passages, record.best_score = ("science",), 3, 0.5
+        scope["state"][PROBLEM] = (502, "model_service_failed")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+
+    with otlp_server() as backend:
+        settings = TelemetrySettings(_env_file=None, traces_endpoint=backend.endpoint)
+        async with start_tracing("app", settings, "1.2.3") as tracing:
+            observed = Observed(answer, Metrics(CollectorRegistry()), tracing, ["/ask"])
+            scope = {"type": "http", "method": "POST", "path": "/ask", "headers": [], "state": {"request_id": "mine"}}
+            await observed(scope, nothing_more, heard)
+        span = backend.one("POST /ask")
+    assert span.failed
+    assert span.attributes == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "http.route": "/ask",
+        "error.type": "model_service_failed",
+        "gen_ai.usage.output_tokens": 0,
+        "pharos.request_id": "mine",
+        "pharos.outcome": "error",
+        "pharos.problem.code": "model_service_failed",
+        "pharos.stream": True,
+        "pharos.topic": "science",
+        "pharos.passages": 3,
+        "pharos.best_score": 0.5,
+    }
