@@ -26,13 +26,13 @@ from tests.support.otlp_server import otlp_server
 class Gateway:
     """A whole gateway whose dependencies are never asked, and its counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: object) -> None:
         self.registry = CollectorRegistry()
-        self.app: FastAPI = create_app(Settings(_env_file=None), registry=self.registry)
+        self.app: FastAPI = create_app(Settings(_env_file=None, **settings), registry=self.registry)
         self.sent: list[Message] = []
 
-    async def ask(self, path: str, *messages: Message, method: str = "POST") -> None:
-        coming = list(messages)
+    async def ask(self, path: str, *messages: Message, method: str = "POST", **headers: str) -> None:
+        coming = list(messages or [{"type": "http.request", "body": b"", "more_body": False}])
 
         async def receive() -> Message:
             if coming:
@@ -43,8 +43,9 @@ class Gateway:
         async def send(message: Message) -> None:
             self.sent.append(message)
 
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", b"my-request")]
-        scope: Scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+        sent = {"content-type": "application/json", "x-request-id": "my-request", **headers}
+        raw = [(name.encode(), value.encode()) for name, value in sent.items()]
+        scope: Scope = {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
         await self.app(scope, receive, send)
 
     def counted(self, name: str) -> dict[tuple[str, ...], float]:
@@ -101,6 +102,18 @@ async def test_a_stream_that_the_server_ends_as_it_stops_is_no_answer(gateway: G
     asking.cancel()  # as uvicorn does after its grace period
     await asyncio.gather(asking, return_exceptions=True)
     assert gateway.counted("pharos_requests_total") == {("/endless", "error"): 1}
+
+
+async def test_a_request_over_its_keys_quota_says_whose_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "app.requests")
+    gateway = Gateway(api_keys={"team": {"key": "key-of-the-team", "requests_per_minute": 1}})
+    for _ in range(2):
+        await gateway.ask("/ask", authorization="Bearer key-of-the-team")
+    lines = [record.fields for record in caplog.records if record.name == "app.requests"]
+    assert [(line["code"], line["api_key"]) for line in lines] == [
+        ("invalid_request", "team"),
+        ("quota_exceeded", "team"),
+    ]
 
 
 async def test_what_a_requests_span_says() -> None:
