@@ -114,12 +114,12 @@ def test_records_of_many_threads_arrive_once(loki: LokiServer, roads: list[Road]
     assert sorted(map(int, loki.messages())) == list(range(4_000))
 
 
-def test_a_lonely_record_does_not_wait_for_others_longer_than_a_second(loki: LokiServer, roads: list[Road]) -> None:
+def test_a_lonely_record_waits_for_others_as_long_as_the_docs_say(loki: LokiServer, roads: list[Road]) -> None:
     road = road_to(loki, roads, Limits())
     began = time.monotonic()
     road.log.warning("alone")
     loki.wait_for(lines=1)
-    assert time.monotonic() - began < 2
+    assert 2 <= time.monotonic() - began < 3
     assert loki.lines[0].labels == {"service": "app", "env": "test", "level": "warning"}
 
 
