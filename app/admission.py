@@ -59,7 +59,8 @@ class Admission:
         try:
             quota = self._quota(scope) if self.needs_key(path) else None
             if work:
-                terms = self._terms(scope, quota)
+                # Whose request it is also counts when it is refused.
+                scope.setdefault("state", {})["terms"] = self._terms(scope, quota)
                 self._admit(quota)
         except PharosError as error:
             await self.respond(Request(scope), error)(scope, receive, send)
@@ -67,7 +68,6 @@ class Admission:
         if not work:
             await self.app(scope, receive, send)
             return
-        scope.setdefault("state", {})["terms"] = terms
         self.gate.enter()
         try:
             await self.app(scope, receive, send)

@@ -130,8 +130,7 @@ class Batcher(Generic[In, Out]):
         finally:
             if expiry is not None:
                 expiry.cancel()
-            if item.left is not None:
-                self._watch.item_served(item.arrived, item.left)
+            self._watch.item_ended(item.arrived, item.left)
 
     def wake(self) -> None:
         """There is room again. Also safe to call when there is none."""

@@ -18,9 +18,9 @@ class BatchWatch(Protocol):
         """A batch is on its way to the backend."""
         ...
 
-    def item_served(self, arrived: float, left: float) -> None:
-        """An item that left its queue at `left` has ended now, however it did. Called in the context of whoever
-        submitted it, as no other hook is."""
+    def item_ended(self, arrived: float, left: float | None) -> None:
+        """An item that left its queue at `left`, or never did, has ended now, however it did. Called in the context of
+        whoever submitted it, as no other hook is."""
         ...
 
     def item_dropped(self, reason: DropReason) -> None:
@@ -33,7 +33,7 @@ class Unwatched:
 
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None: ...
 
-    def item_served(self, arrived: float, left: float) -> None: ...
+    def item_ended(self, arrived: float, left: float | None) -> None: ...
 
     def item_dropped(self, reason: DropReason) -> None: ...
 

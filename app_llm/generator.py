@@ -22,6 +22,7 @@ from app.errors import Overloaded
 from app_llm.errors import PromptRefused
 from contracts.ports import Generator
 from contracts.types import Delta, FinishReason, Frame, Prompt, PromptProblem, Usage
+from observability.trace_context import logged_within, span_context
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class BatchedGenerator:
         )
 
     async def _accept(self, prompt: Prompt) -> Accepted | PromptProblem:
+        _log_within(prompt)
         late = self._too_late(prompt)
         if late is not None:
             return late
@@ -205,6 +207,7 @@ class _Run:
 
     def __init__(self, prompt: Prompt, accepted: Accepted, collector: _Collector) -> None:
         self._id = prompt.request_id
+        self._prompt = prompt
         self._accepted = accepted
         self._collector = collector
         self._made = 0
@@ -223,6 +226,7 @@ class _Run:
         task.cancel()
 
     async def __call__(self) -> None:
+        _log_within(self._prompt)
         last: Delta | None = None
         try:
             async with aclosing(self._accepted.pieces) as pieces:
@@ -239,3 +243,10 @@ class _Run:
             log.exception("prompt %s failed", self._id)
             last = Delta(self._id, finish_reason="error", error=_ENGINE_FAILED)
         self._collector.put(last or self.last)
+
+
+def _log_within(prompt: Prompt) -> None:
+    """What this task, which is one prompt's, logs from now on is in that prompt's trace."""
+    context = span_context(prompt.traceparent)
+    if context is not None:
+        logged_within(context)

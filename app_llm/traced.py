@@ -19,13 +19,15 @@ from app_llm.generator import HoldingGenerator
 from contracts.telemetry import TRACEPARENT_HEADER, Outcome
 from contracts.types import Delta, Encoding, Frame, Prompt
 from observability import semconv
+from observability.context import current
 from observability.settings import TelemetrySettings
-from observability.trace_context import TRACESTATE_HEADER, current_context, span_context
+from observability.trace_context import TRACESTATE_HEADER, current_context, logged_within, span_context
 from observability.tracing import OpenSpan, Tracing
 
 
 class CallersSpan:
-    """Pure ASGI middleware: the span that the request's headers name is the current one while it is served."""
+    """Pure ASGI middleware: the span that the request's headers name is the current one, and the one that log lines
+    name, while it is served."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,8 +40,12 @@ class CallersSpan:
         if context is None:
             await self._app(scope, receive, send)
             return
-        with trace.use_span(NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
-            await self._app(scope, receive, send)
+        in_logs = logged_within(context)
+        try:
+            with trace.use_span(NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
+                await self._app(scope, receive, send)
+        finally:
+            current.reset(in_logs)
 
 
 class TracedEncoder:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from contracts import wire
+from contracts.telemetry import REQUEST_ID_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ RETRY_STATUSES = (429, 502, 503, 504)
 
 PROBLEM = "problem"
 """In a scope's state: status and code of the problem that was answered, for whoever counts requests."""
+INTERNAL = "internal"
+"""The code of a fault of ours."""
 CLIENT_LEFT = "client_left"
 """In a scope's state, when the client went away before its answer was complete."""
 
@@ -131,7 +134,10 @@ def install(app: FastAPI, respond: Responder) -> None:
 
     async def on_anything(request: Request, _: Exception) -> Response:
         # Starlette logs the traceback itself; the caller gets none of it.
-        return answer(request, 500, "internal", "Internal error", "This is a fault in Pharos; its log says more.")
+        said = answer(request, 500, INTERNAL, "Internal error", "This is a fault in Pharos; its log says more.")
+        if request_id_of(request):  # Starlette answers faults outside of all middleware, where the id is not echoed
+            said.headers[REQUEST_ID_HEADER] = request_id_of(request)
+        return said
 
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)

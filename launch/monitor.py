@@ -13,7 +13,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -51,9 +51,10 @@ class Ports(NamedTuple):
         return Ports(**{field: int(port) for field, port in given.items() if port})
 
 
-def targets(environment: Mapping[str, str], ports: Ports) -> dict[str, list[str]]:
+def targets(environment: Mapping[str, str], ports: Ports, answers: Callable[[str], bool]) -> dict[str, list[str]]:
     """URLs of what there is to scrape on this machine, by job, as the settings of the services say. Raises ValueError
-    for what is no port. Loki, Tempo and Grafana are not looked for: without containers nothing here starts them."""
+    for what is no port. `answers` says whether there is a page at a URL, for what is not everywhere. Loki, Tempo and
+    Grafana are not looked for: without containers nothing here starts them."""
     host = environment.get("PHAROS_HOST", "127.0.0.1")
     gateway = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{int(environment.get('PHAROS_PORT', 8000))}"
     found = {
@@ -178,7 +179,7 @@ def main() -> int:
     environment = environment_with_dotenv(Path.cwd())
     try:
         ports = Ports.of(environment)
-        urls = targets(environment, ports)
+        urls = targets(environment, ports, answers)
     except ValueError as exc:
         return _refuse(f"a port in the environment or in .env is no number: {exc}.")
     if alertmanager(debian.VENV) is not None:

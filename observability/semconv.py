@@ -16,7 +16,6 @@ from opentelemetry.semconv.attributes import (
     error_attributes,
     http_attributes,
     service_attributes,
-    url_attributes,
 )
 from opentelemetry.semconv.schemas import Schemas
 
@@ -31,7 +30,6 @@ DEPLOYMENT_ENVIRONMENT_NAME: Final = deployment_attributes.DEPLOYMENT_ENVIRONMEN
 HTTP_REQUEST_METHOD: Final = http_attributes.HTTP_REQUEST_METHOD
 HTTP_RESPONSE_STATUS_CODE: Final = http_attributes.HTTP_RESPONSE_STATUS_CODE
 HTTP_ROUTE: Final = http_attributes.HTTP_ROUTE
-URL_PATH: Final = url_attributes.URL_PATH
 ERROR_TYPE: Final = error_attributes.ERROR_TYPE
 DB_SYSTEM_NAME: Final = db_attributes.DB_SYSTEM_NAME
 DB_OPERATION_NAME: Final = db_attributes.DB_OPERATION_NAME
@@ -72,7 +70,7 @@ PHAROS_PROBLEM_CODE: Final = "pharos.problem.code"
 """`code` of the problem body a request was answered with."""
 PHAROS_STREAM: Final = "pharos.stream"
 PHAROS_TOPIC: Final = "pharos.topic"
-"""As asked for, and so of any value: spans, unlike metrics, bear that."""
+"""The one that was searched, or contracts.telemetry.ALL_TOPICS. All there are, where metrics know the first few."""
 PHAROS_PASSAGES: Final = "pharos.passages"
 PHAROS_BEST_SCORE: Final = "pharos.best_score"
 PHAROS_TEXTS: Final = "pharos.encode.texts"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -12,6 +12,7 @@ from opentelemetry.trace import Span, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from contracts.telemetry import TRACEPARENT_HEADER
+from observability.context import LogContext, current
 
 TRACESTATE_HEADER = "tracestate"
 HEADER_CHARACTERS_MAX = 512
@@ -33,6 +34,12 @@ def span_context(traceparent: str | None, tracestate: str | None = None) -> Span
         carrier[TRACESTATE_HEADER] = tracestate
     context = trace.get_current_span(_W3C.extract(carrier, ROOT)).get_span_context()
     return context if context.is_valid else None
+
+
+def logged_within(context: SpanContext) -> Token[LogContext | None]:
+    """From now on the log lines of this task name that span; `current.reset` of observability.context ends it."""
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return current.set(LogContext("", trace_id, span_id))
 
 
 def current_context() -> SpanContext | None:

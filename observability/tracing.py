@@ -103,22 +103,10 @@ class OpenSpan:
         else:
             self.end(error=exc)
 
-    def rename(self, name: str) -> None:
-        """What it is is known by now: a request's route, once it has been found."""
-        self._span.update_name(name)
-
     def set(self, attributes: Attributes) -> None:
         """Add attributes before the end."""
         if self.recording:
             self._span.set_attributes(attributes)
-
-    def child(
-        self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes | None = None
-    ) -> OpenSpan:  # fmt: skip
-        """A span inside this one, which begins now."""
-        return self._tracing.begin(
-            name, kind=kind, parent=self.context, attributes=attributes, offset_ns=self._offset_ns
-        )
 
     def stage(
         self,

@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.problems import CLIENT_LEFT
 from contracts.telemetry import REQUEST_ID_HEADER
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -77,6 +78,8 @@ class BodyLimit:
                 raise HTTPException(
                     408, f"The body was not complete after {self._seconds:g} s; send it faster."
                 ) from None
+            if message["type"] == "http.disconnect":
+                scope.setdefault("state", {})[CLIENT_LEFT] = True
             complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit and message["type"] == "http.request":

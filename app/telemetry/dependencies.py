@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from contracts import telemetry
+
+log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[bool]]
 
@@ -36,5 +39,10 @@ async def watched_dependencies(
 async def _watch(up: Gauge, checks: Mapping[str, Check], every_seconds: float) -> None:
     while True:
         for name, check in checks.items():
-            up.labels(name).set(await check())
+            try:
+                answers = await check()
+            except Exception:  # the boundary to a client's library: what fails in no known way does not answer either
+                log.warning("the check of %s has failed", name, exc_info=True)
+                answers = False
+            up.labels(name).set(answers)
         await asyncio.sleep(every_seconds)

@@ -105,17 +105,19 @@ class KindWatch:
         self._items = metrics.batch_items.labels(stage.value)
         self._wait = metrics.batch_wait.labels(stage.value)
         self._dropped = {reason: metrics.dropped.labels(stage.value, reason) for reason in DROP_REASONS}
-        self.tokens = metrics.token_flow.add
+        self._flow = metrics.token_flow
+        self.tokens = self._flow.add
 
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
         self._items.observe(items)
         self._wait.observe(oldest_wait_seconds)
 
-    def item_served(self, arrived: float, left: float) -> None:
+    def item_ended(self, arrived: float, left: float | None) -> None:
         record = current_record.get()
         if record is not None:
             record.note(Stage.QUEUE, arrived, left)
-            record.note(self._stage, left)
+            if left is not None:
+                record.note(self._stage, left)
 
     def item_dropped(self, reason: DropReason) -> None:
         self._dropped[reason].inc()
@@ -128,3 +130,6 @@ class KindWatch:
             record.tokens = stream.tokens
             record.usage = stream.usage
             record.finish_reason = stream.finish_reason
+            if stream.first_token is not None and stream.tokens > 1:
+                gaps = stream.latest - stream.first_token
+                self._flow.exemplify(gaps / (stream.tokens - 1), record.span.trace_id)

@@ -7,6 +7,7 @@ stages. Between the two the steps of the work fill the record; errors come from 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection
 
@@ -17,7 +18,7 @@ from app.routes import sse
 from app.telemetry.metrics import ASKING, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.terms import Terms
-from contracts.problems import CLIENT_LEFT, PROBLEM
+from contracts.problems import CLIENT_LEFT, INTERNAL, PROBLEM
 from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, TRACEPARENT_HEADER, Outcome, Stage
 from observability import semconv
 from observability.context import LogContext, current
@@ -61,6 +62,13 @@ class Observed:
         try:
             with record.span.active():
                 await self._app(scope, receive, send_and_note)
+        except Exception:  # Starlette answers it, outside of all middleware
+            scope["state"].setdefault(PROBLEM, (500, INTERNAL))
+            record.status = record.status or 500
+            raise
+        except asyncio.CancelledError:
+            record.cut = True
+            raise
         finally:
             self._end(record, scope)
             current.reset(in_logs)
@@ -109,7 +117,7 @@ class Observed:
                     span.stage(stage.value, began, ended)
             span.set(_attributes(record))
         failed = record.outcome in (Outcome.ERROR, Outcome.TIMEOUT)
-        code = "internal" if record.problem is None else record.problem.code
+        code = INTERNAL if record.problem is None else record.problem.code
         span.end(outcome=record.outcome, status=record.status, error=code if failed else None)
 
 
@@ -118,7 +126,11 @@ def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
         semconv.HTTP_REQUEST_METHOD: record.method,
         semconv.HTTP_ROUTE: record.route,
         semconv.PHAROS_REQUEST_ID: record.request_id,
+        semconv.PHAROS_PROBLEM_CODE: None if record.problem is None else record.problem.code,
+        semconv.PHAROS_STREAM: record.stream if record.asks else None,
         semconv.PHAROS_TOPIC: None if record.topics is None else record.topic,
+        semconv.PHAROS_PASSAGES: record.passages,
+        semconv.PHAROS_BEST_SCORE: record.best_score,
         semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: None
         if record.first_token is None
         else record.first_token - record.arrived,

@@ -31,9 +31,10 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`asks` is whether an answer from an LLM was wanted. `topics` is None until they are searched, so that they are
-    some that exist; `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, and
-    `usage` is what the engine says at the end."""
+    """`asks` is whether an answer from an LLM was wanted. `left`: the client went away before it was complete; `cut`:
+    the server stopped before it was. `topics` is None until they are searched, so that they are some that exist;
+    `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, and `usage` is what
+    the engine says at the end."""
 
     request_id: str
     method: str
@@ -44,6 +45,7 @@ class RequestRecord:
     status: int | None = None
     problem: Problem | None = None
     left: bool = False
+    cut: bool = False
     stream: bool = False
     stages: list[StageTime] = field(default_factory=list)
     topics: tuple[str, ...] | None = None
@@ -83,7 +85,7 @@ class RequestRecord:
             if status < 500 or code in ("overloaded", "draining"):
                 return Outcome.REJECTED
             return Outcome.TIMEOUT if status == 504 else Outcome.ERROR
-        return Outcome.ERROR if self.status is None or self.status >= 500 else Outcome.OK
+        return Outcome.ERROR if self.cut or self.status is None or self.status >= 500 else Outcome.OK
 
     def stage_seconds(self) -> dict[Stage, float]:
         """Seconds in each stage it came through, all visits of one added up."""

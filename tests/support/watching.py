@@ -12,6 +12,7 @@ class Seen:
     def __init__(self) -> None:
         self.batches: list[tuple[int, float]] = []
         self.served = 0
+        self.never_left = 0
         self.dropped: list[DropReason] = []
         self.gaps: list[tuple[float | None, int]] = []
         self.left: list[TokenStream] = []
@@ -19,9 +20,12 @@ class Seen:
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
         self.batches.append((items, oldest_wait_seconds))
 
-    def item_served(self, arrived: float, left: float) -> None:
-        assert arrived <= left
-        self.served += 1
+    def item_ended(self, arrived: float, left: float | None) -> None:
+        if left is None:
+            self.never_left += 1
+        else:
+            assert arrived <= left
+            self.served += 1
 
     def item_dropped(self, reason: DropReason) -> None:
         self.dropped.append(reason)

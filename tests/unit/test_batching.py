@@ -480,6 +480,7 @@ async def test_the_watch_sees_every_item_once_however_it_ended() -> None:
         with pytest.raises(DeadlineExceeded):
             await batcher.submit(6, deadline=time.monotonic() - 1)
         assert (seen.served, seen.dropped) == (0, ["overloaded", "cancelled", "deadline"])
+        assert seen.never_left == 1  # the others were never let in
         first[0].cancel()  # it had reached the backend: it was served, as far as it went
         await settle()
         assert seen.served == 1
@@ -487,7 +488,7 @@ async def test_the_watch_sees_every_item_once_however_it_ended() -> None:
     with pytest.raises(Draining):
         await batcher.submit(7)
     assert seen.dropped == ["overloaded", "cancelled", "deadline", "draining"]
-    assert (seen.served, [items for items, _ in seen.batches]) == (3, [1, 1, 1])
+    assert (seen.served, seen.never_left, [items for items, _ in seen.batches]) == (3, 1, [1, 1, 1])
 
 
 async def test_a_batch_runs_in_nobodys_context() -> None:
@@ -500,8 +501,8 @@ async def test_a_batch_runs_in_nobodys_context() -> None:
         return items
 
     class Watch(Seen):
-        def item_served(self, arrived: float, left: float) -> None:
-            super().item_served(arrived, left)
+        def item_ended(self, arrived: float, left: float | None) -> None:
+            super().item_ended(arrived, left)
             seen_when_served.append(whose.get())
 
     async def submit(batcher: Batcher[int, int], item: int) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from app.asking import NOTHING_RELEVANT
-from app.telemetry.metrics import TOPICS_MAX, Metrics
-from app.telemetry.record import Problem, RequestRecord
+from app.telemetry.dependencies import watched_dependencies
+from app.telemetry.metrics import TOPICS_MAX, KindWatch, Metrics
+from app.telemetry.record import Problem, RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
+from app.token_stream import TokenStream
 from contracts import telemetry
 from contracts.telemetry import LOG_FIELDS, REQUEST_FIELDS, Outcome, Stage
-from contracts.types import Usage
+from contracts.types import Delta, Usage
 from observability.tracing import Tracing
 
 
@@ -100,6 +105,16 @@ def test_a_failure_counts_the_stages_it_came_through_and_no_total() -> None:
     assert sample(registry, "pharos_not_in_documents_total") == 1
 
 
+def test_a_request_that_never_left_the_queue_says_how_long_it_waited() -> None:
+    watch = KindWatch(Metrics(CollectorRegistry()), Stage.GENERATE)
+    late = record(status=504, problem=Problem(504, "deadline_exceeded"))
+    token = current_record.set(late)
+    watch.item_ended(time.monotonic() - 3, None)
+    current_record.reset(token)
+    assert late.stage_seconds() == {Stage.QUEUE: pytest.approx(3, abs=0.5)}
+    assert "generate_seconds" not in late.fields()
+
+
 def test_topics_beyond_the_first_are_others_and_where_nothing_was_searched_there_is_none() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -148,17 +163,48 @@ def test_the_flow_of_tokens_is_what_a_histogram_of_the_library_would_say() -> No
     assert generate_latest(ours)
 
 
-def test_latencies_carry_their_trace_as_an_exemplar() -> None:
+async def test_a_check_that_breaks_is_a_dependency_that_is_down_and_the_others_are_asked_on() -> None:
+    registry = CollectorRegistry()
+    asked = asyncio.Event()
+    rounds = 0
+
+    async def broken() -> bool:
+        raise RuntimeError("of the client's own")
+
+    async def well() -> bool:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 2:
+            asked.set()
+        return True
+
+    async with watched_dependencies(registry, {"milvus": broken, "model_service": well}, every_seconds=0):
+        await asyncio.wait_for(asked.wait(), 5)
+        assert registry.get_sample_value("pharos_dependency_up", {"dependency": "milvus"}) == 0
+        assert registry.get_sample_value("pharos_dependency_up", {"dependency": "model_service"}) == 1
+
+
+async def test_latencies_carry_their_trace_as_an_exemplar() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     answered = record(first_token=None)
     answered.first_token = answered.arrived + 0.3
     metrics.ended(answered)
+    stream = TokenStream("a-prompt")
+    for i in range(5):
+        stream.put(Delta("a-prompt", "a", 1), 10 + i / 4)
+    token = current_record.set(answered)
+    KindWatch(metrics, Stage.GENERATE).stream_left(stream)
+    current_record.reset(token)
     exemplars = {
         s.name: s.exemplar.labels for family in registry.collect() for s in family.samples if s.exemplar is not None
     }
     assert set(exemplars) == {
         "pharos_stage_duration_seconds_bucket",
         "pharos_time_to_first_token_seconds_bucket",
+        "pharos_inter_token_latency_seconds_bucket",
     }
     assert all(labels == {"trace_id": answered.span.trace_id} for labels in exemplars.values())
+    pauses = [s for family in registry.collect() for s in family.samples if s.name.startswith("pharos_inter_token")]
+    assert {s.labels["le"]: s.exemplar.value for s in pauses if s.exemplar} == {"0.3": 0.25}
+    assert f'trace_id="{answered.span.trace_id}"' in generate_latest(registry).decode()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from app.errors import Overloaded
 from app_llm.generator import Accepted, BatchedGenerator, Piece
 from contracts.types import Delta, Prompt
+from observability.context import current
+from observability.log_lines import capture
 
 
 class HandEngine:
@@ -186,3 +190,37 @@ async def test_closing_the_stream_frees_every_slot_at_once() -> None:
         await anext(frames)
         assert engine.running == {"p", "q"}
     assert (engine.running, generator.held) == (set(), 0)
+
+
+class FailingEngine(HandEngine):
+    """Refuses to run what is called `bad`, and breaks off the rest."""
+
+    async def accept(self, prompt: Prompt) -> Accepted:
+        if prompt.request_id == "bad":
+            raise RuntimeError("of the engine")
+        return await super().accept(prompt)
+
+    async def _run(self, name: str) -> AsyncGenerator[Piece, None]:
+        yield Piece("a", 1)
+        raise RuntimeError(f"of the engine, with {name}")
+
+
+async def test_what_is_logged_of_a_prompt_is_in_its_own_requests_trace() -> None:
+    trace_of: dict[str, str] = {}
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            trace_of[str(record.args[0])] = capture(record).context.trace_id  # type: ignore[index]
+
+    batch = [
+        msgspec.structs.replace(prompt(name), traceparent=f"00-{digit * 32}-{digit * 16}-01")
+        for name, digit in (("bad", "a"), ("p", "b"), ("q", "c"))
+    ]
+    log, handler = logging.getLogger("app_llm.generator"), Handler()
+    log.addHandler(handler)
+    try:
+        await reading(BatchedGenerator(FailingEngine(), 8), [*batch, prompt("untraced")])
+    finally:
+        log.removeHandler(handler)
+    assert trace_of == {"bad": "a" * 32, "p": "b" * 32, "q": "c" * 32, "untraced": ""}
+    assert current.get() is None

@@ -18,13 +18,13 @@ from launch.monitor import Ports, commands, local, targets
 from tests.support.processes import ROOT, free_port, program_of
 
 SHIPPED: dict[str, Any] = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "prometheus.yml").read_text())
-NOWHERE = {"PHAROS_MILVUS_URI": "http://127.0.0.2:19530"}
-"""A Milvus at an address where nothing gives metrics."""
+PORTS = Ports()
 
 
-def made(environment: dict[str, str], ports: Ports | None = None, **more: list[str]) -> dict[str, Any]:
-    ports = ports or Ports(gpu=free_port())
-    return local(SHIPPED, {**targets({**NOWHERE, **environment}, ports), **more}, ROOT / "monitoring" / "prometheus")
+def made(environment: dict[str, str], ports: Ports = PORTS, there: str = "", **more: list[str]) -> dict[str, Any]:
+    """`there` is the only page that answers."""
+    urls = {**targets(environment, ports, lambda url: url == there), **more}
+    return local(SHIPPED, urls, ROOT / "monitoring" / "prometheus")
 
 
 def addresses(config: dict[str, Any]) -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ def test_it_goes_by_the_settings() -> None:
         "PHAROS_PROMETHEUS_PORT": "9190",
         "PHAROS_NODE_EXPORTER_PORT": "9200",
     }
-    found = made(environment, Ports.of(environment)._replace(gpu=free_port()))
+    found = made(environment, Ports.of(environment))
     assert addresses(found) == {
         "app": ["127.0.0.1:8001"],
         "app_llm": ["10.0.0.11:8080", "models.example.com:443"],
@@ -124,7 +124,12 @@ def exporter() -> Iterator[int]:
 
 
 def test_an_exporter_that_is_there_is_scraped(exporter: int) -> None:
-    assert addresses(made({}, Ports(gpu=exporter)))["gpu"] == [f"127.0.0.1:{exporter}"]
+    assert monitor.answers(f"http://127.0.0.1:{exporter}/metrics")
+    assert not monitor.answers(f"http://127.0.0.1:{exporter}/elsewhere")
+    gpu, milvus = "http://127.0.0.1:9400/metrics", "http://10.0.0.9:9091/metrics"
+    assert addresses(made({}, there=gpu))["gpu"] == ["127.0.0.1:9400"]
+    found = addresses(made({"PHAROS_MILVUS_URI": "http://10.0.0.9:19530"}, there=milvus))
+    assert (found["milvus"], "gpu" in found) == (["10.0.0.9:9091"], False)
 
 
 def test_a_node_exporter_that_is_there_is_not_started_again(exporter: int, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import Overloaded
 from app_llm.generator import Accepted, BatchedGenerator
 from app_llm.settings import Settings
 from app_llm.simulated import SimulatedEngine
-from app_llm.traced import TracedGenerator, vllm_joins
+from app_llm.traced import CallersSpan, TracedGenerator, vllm_joins
 from contracts.types import Prompt
+from observability.context import current
+from observability.log_lines import capture
 from observability.settings import OFF, TelemetrySettings
 from observability.tracing import Tracing, start_tracing
 from tests.support.otlp_server import OtlpServer, otlp_server
@@ -55,6 +59,23 @@ async def test_the_engine_is_told_of_the_prompts_span(backend: OtlpServer, traci
     span = backend.one("text_completion simulated")
     assert engine.told == [f"00-{'1' * 32}-{span.span_id}-01"]
     assert span.parent == "a" * 16
+
+
+@pytest.mark.parametrize(("given", "trace_id"), [([(b"traceparent", PARENT.encode())], "1" * 32), ([], "")])
+async def test_what_a_request_logs_is_in_its_callers_trace(given: list[tuple[bytes, bytes]], trace_id: str) -> None:
+    seen: list[str] = []
+
+    async def served(_: Scope, __: Receive, ___: Send) -> None:
+        seen.append(capture(logging.LogRecord("a", logging.INFO, "", 0, "said", None, None)).context.trace_id)
+
+    async def receive() -> Message:
+        raise AssertionError("nobody reads the body")
+
+    async def send(_: Message) -> None: ...
+
+    await CallersSpan(served)({"type": "http", "headers": given}, receive, send)
+    assert seen == [trace_id]
+    assert current.get() is None
 
 
 async def test_prompts_for_which_there_is_no_room_have_failed(backend: OtlpServer, tracing: Tracing) -> None:
