@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 PORT = 9646
 
 
-def serve(collector: Collector, port: int, host: str = HOST) -> WSGIServer | None:
+def serve(collector: Collector, port: int, host: str) -> WSGIServer | None:
     """Serve it until the process ends. None, and a warning, where the port is taken: no reason not to test."""
     registry = CollectorRegistry()
     registry.register(collector)

@@ -55,7 +55,8 @@ def _start(environment: Environment, **_: object) -> None:
     recorder.figures.expect(NAMES)
     given: Any = environment.parsed_options
     if given.metrics_port:
-        exporter.serve(FiguresCollector(recorder.figures, lambda: runner.user_count), given.metrics_port)
+        collector = FiguresCollector(recorder.figures, lambda: runner.user_count)
+        exporter.serve(collector, given.metrics_port, given.metrics_host)
 
 
 def _prepare(environment: Environment, **_: object) -> None:

@@ -30,7 +30,8 @@ def add_options(parser: LocustArgumentParser) -> None:
     option("--max-tokens", 64, "longest answer to ask for, in tokens", type=int)
     option("--skew", questions.SKEW, "exponent of the Zipf distribution over the topics", type=float)
     option("--silence-seconds", 120.0, "longest wait for the next piece of an answer", type=float)
-    option("--metrics-port", exporter.PORT, f"Prometheus endpoint on {exporter.HOST}; 0: none", type=int)
+    option("--metrics-host", exporter.HOST, "address of the Prometheus endpoint; Docker's bridge for a contained one")
+    option("--metrics-port", exporter.PORT, "its port; 0: none", type=int)
     option("--api-key", "", "sent as a bearer token", is_secret=True)
     for field in fields(Thresholds):
         option("--" + field.name.replace("_", "-"), float(field.default), ABOUT[field.name], type=float)  # type: ignore[arg-type]

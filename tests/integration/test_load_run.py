@@ -88,10 +88,10 @@ def mean(metrics: str, histogram: str) -> float:
     return total(metrics, f"{histogram}_sum") / total(metrics, f"{histogram}_count")
 
 
-def scrape(port: int) -> str:
+def scrape(port: int, host: str = "127.0.0.1") -> str:
     """What Prometheus would get now; nothing before it is served."""
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).raise_for_status().text
+        return httpx.get(f"http://{host}:{port}/metrics", trust_env=False).raise_for_status().text
     except httpx.TransportError:
         return ""
 
@@ -183,13 +183,13 @@ def test_workers_figures_reach_the_master_and_a_missed_threshold_fails_the_run(
     gateway: Service, tmp_path: Path
 ) -> None:
     port = processes.free_port()
-    options = ["-u", "8", "-t", "7s", "--processes", "2", "--metrics-port", str(port)]
+    options = ["-u", "8", "-t", "7s", "--processes", "2", "--metrics-port", str(port), "--metrics-host", "127.0.0.2"]
     seen = ""
     with load(tmp_path, gateway.url, *options, "--max-p95-first-token-seconds", "0.01") as process:
 
         def served() -> bool:
             nonlocal seen
-            seen = scrape(port)
+            seen = scrape(port, "127.0.0.2")
             return total(seen, "locust_time_to_first_token_seconds_count", name="ask_stream") > 4
 
         assert asking.eventually(served, 30), seen
