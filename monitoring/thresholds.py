@@ -13,9 +13,7 @@ TTFT_SLO_SECONDS = 2.5
 assert TTFT_SLO_SECONDS in FIRST_TOKEN_BUCKETS
 
 FAILED_OUTCOMES = (Outcome.ERROR, Outcome.TIMEOUT)
-OUR_REFUSALS = (
-    "overloaded", "draining", "model_service_down", "model_service_failed", "store_down", "store_failed",
-)  # fmt: skip
+OUR_REFUSALS = ("overloaded", "draining")
 """Reasons of `pharos_refused_total` that are no fault of the caller. These and FAILED_OUTCOMES use up the budget."""
 
 BURN_RATE_FAST = 14.4

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EXAMPLES = {"PHAROS_LOKI_URL": "http://HOST:3100", "PHAROS_TRACES_ENDPOINT": "http://HOST:4318/v1/traces"}
+INSTEAD = {
+    "PHAROS_LOKI_URL": "set PHAROS_LOKI_USER instead",
+    "PHAROS_TRACES_ENDPOINT": "set OTEL_EXPORTER_OTLP_TRACES_HEADERS instead",
+}
 
 
 class TelemetrySettings(BaseSettings):
@@ -27,18 +33,19 @@ class TelemetrySettings(BaseSettings):
     )
     traces_ratio: float = Field(1.0, ge=0, le=1, description="Share of traces that begin here which are kept.")
 
-    @field_validator("loki_url")
+    @field_validator("loki_url", "traces_endpoint")
     @classmethod
-    def _is_an_address(cls, url: str) -> str:
-        """Found out at the start, and not by logs that never arrive."""
+    def _is_an_address(cls, url: str, info: ValidationInfo) -> str:
+        """Found out at the start, and not by logs and traces that never arrive."""
+        name = f"PHAROS_{(info.field_name or '').upper()}"
         url = url.strip()
         if not url:
             return url
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("PHAROS_LOKI_URL must be like http://HOST:3100")
+            raise ValueError(f"{name} must be like {EXAMPLES[name]}")
         if parts.username is not None:
-            raise ValueError("PHAROS_LOKI_URL has a user in it, which logs would show: set PHAROS_LOKI_USER instead")
+            raise ValueError(f"{name} has a user in it, which logs would show: {INSTEAD[name]}")
         return url.rstrip("/")
 
 

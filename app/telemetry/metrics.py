@@ -13,7 +13,7 @@ from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
 from app.watching import DROP_REASONS, DropReason
 from contracts import telemetry
-from contracts.telemetry import OTHER, Outcome, Stage
+from contracts.telemetry import ALL_TOPICS, OTHER, Outcome, Stage
 
 ASKING = frozenset({"/ask", "/v1/chat/completions"})
 """Where an LLM's answer is asked for."""
@@ -89,7 +89,7 @@ class Metrics:
         if record.topics is None:
             return None
         topic = record.topic
-        if topic not in self._topics and len(self._topics) >= TOPICS_MAX:
+        if topic not in self._topics and topic != ALL_TOPICS and len(self._topics) >= TOPICS_MAX:
             topic = OTHER
         found = self._topics.get(topic)
         if found is None:

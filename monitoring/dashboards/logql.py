@@ -25,5 +25,10 @@ def complaints() -> str:
 
 
 def of_request(request_id: str) -> str:
-    """Everything that any service logged for one request."""
+    """What the gateway logged for one request."""
     return f"{ALL_SERVICES} | request_id=`{request_id}`"
+
+
+def of_trace(trace_id: str) -> str:
+    """What any service logged for one request: its id goes no further than the gateway, its trace does."""
+    return f"{ALL_SERVICES} | trace_id=`{trace_id}`"

@@ -230,7 +230,7 @@ def _slowest() -> table.Panel:
     panel = rows(
         "The slowest requests",
         "Requests that took longer than chosen above, the slowest first, of the newest 1,000 such. Click a request "
-        "id for everything that was logged for it, a trace id for its spans.",
+        "id for what the gateway logged for it, a trace id for its spans and for the lines of every service.",
         SECONDS,
         ask_logs(logql.requests("total_seconds > $slower_than")),
         height=12,
@@ -249,9 +249,13 @@ def _slowest() -> table.Panel:
     panel = panel.override_by_name(COLUMNS["total_seconds"], _bad_from(ANSWER))
     panel = panel.override_by_name(COLUMNS["first_token_seconds"], _bad_from(FIRST_TOKEN))
     log = {"refId": "A", "expr": logql.of_request("${__value.raw}"), "queryType": "range"}
+    lines_of_all = {"refId": "A", "expr": logql.of_trace("${__value.raw}"), "queryType": "range"}
     trace = {"refId": "A", "queryType": "traceql", "query": "${__value.raw}"}
     panel = panel.override_by_name(COLUMNS["request_id"], [_link("Its log lines", "loki", log)])
-    return panel.override_by_name(COLUMNS["trace_id"], [_link("Its trace", "tempo", trace)])
+    return panel.override_by_name(
+        COLUMNS["trace_id"],
+        [_link("Its trace", "tempo", trace), _link("Log lines of all services", "loki", lines_of_all)],
+    )
 
 
 def _bad_from(limit: Limit) -> list[model.DynamicConfigValue]:

@@ -274,15 +274,16 @@ class TestLogs:
             for panel in asked.panels(board)
             if panel["title"] == "The slowest requests"
         ]
-        links = {}
+        links: dict[str, list[str]] = {}
         for override in panel["fieldConfig"]["overrides"]:
             for found in override["properties"]:
                 if found["id"] == "links":
-                    links[override["matcher"]["options"]] = found["value"][0]["url"]
+                    links[override["matcher"]["options"]] = [link["url"] for link in found["value"]]
         assert set(links) == {COLUMNS["request_id"], COLUMNS["trace_id"]}
         assert set(LOG_METADATA) < set(COLUMNS)
-        for column, datasource in ((COLUMNS["request_id"], "loki"), (COLUMNS["trace_id"], "tempo")):
-            pane = pane_of(links[column], "0af7651916cd43dd8448eb211c80319c")
+        (of_request,), (of_trace, of_all_services) = links[COLUMNS["request_id"]], links[COLUMNS["trace_id"]]
+        for link, datasource in ((of_request, "loki"), (of_trace, "tempo"), (of_all_services, "loki")):
+            pane = pane_of(link, "0af7651916cd43dd8448eb211c80319c")
             assert pane["datasource"] == datasource
             assert pane["range"] == {"from": "1", "to": "2"}
             (query,) = pane["queries"]

@@ -174,3 +174,15 @@ def test_passages_may_overlap_by_half_at_most() -> None:
 def test_nothing_simulated_is_a_default() -> None:
     settings = ModelServiceSettings()
     assert (settings.engine, settings.encoder) == ("vllm", "sentence-transformers")
+
+
+@pytest.mark.parametrize("name", ["loki_url", "traces_endpoint"])
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [("tempo:4318", "must be like http://HOST"), ("http://", "must be like"), ("http://me:secret@tempo", "has a user")],
+)
+def test_where_logs_and_traces_go_must_be_an_address(name: str, url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why) as refused:
+        TelemetrySettings(**{name: url})
+    assert f"PHAROS_{name.upper()}" in str(refused.value)
+    assert "secret" not in str(refused.value)
