@@ -251,10 +251,10 @@ def _slowest() -> table.Panel:
     log = {"refId": "A", "expr": logql.of_request("${__value.raw}"), "queryType": "range"}
     lines_of_all = {"refId": "A", "expr": logql.of_trace("${__value.raw}"), "queryType": "range"}
     trace = {"refId": "A", "queryType": "traceql", "query": "${__value.raw}"}
-    panel = panel.override_by_name(COLUMNS["request_id"], [_link("Its log lines", "loki", log)])
+    panel = panel.override_by_name(COLUMNS["request_id"], _links(_link("Its log lines", "loki", log)))
     return panel.override_by_name(
         COLUMNS["trace_id"],
-        [_link("Its trace", "tempo", trace), _link("Log lines of all services", "loki", lines_of_all)],
+        _links(_link("Its trace", "tempo", trace), _link("Log lines of all services", "loki", lines_of_all)),
     )
 
 
@@ -266,7 +266,11 @@ def _bad_from(limit: Limit) -> list[model.DynamicConfigValue]:
     ]
 
 
-def _link(title: str, datasource: str, query: dict[str, str]) -> model.DynamicConfigValue:
+def _links(*links: dict[str, object]) -> list[model.DynamicConfigValue]:
+    return [model.DynamicConfigValue("links", list(links))]
+
+
+def _link(title: str, datasource: str, query: dict[str, str]) -> dict[str, object]:
     """A link to Grafana's Explore, over the time shown. Grafana fills in `${…}`, so those stay as they are."""
     panes = {
         "pane": {
@@ -276,4 +280,4 @@ def _link(title: str, datasource: str, query: dict[str, str]) -> model.DynamicCo
         }
     }
     url = "/explore?schemaVersion=1&orgId=1&panes=" + quote(json.dumps(panes), safe="${}:,._")
-    return model.DynamicConfigValue("links", [{"title": title, "url": url, "targetBlank": True}])
+    return {"title": title, "url": url, "targetBlank": True}
