@@ -113,8 +113,13 @@ class Encoding(msgspec.Struct, frozen=True):
     truncated: tuple[int, ...] = ()
 
 
-class Passage(msgspec.Struct, frozen=True):
-    """One chunk of a document as it is found. `score` is the cosine similarity to the question, -1 to 1."""
+class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One chunk of a document as it is found, or several neighbours joined. `score` is the cosine similarity to the
+    question, -1 to 1.
+
+    `chunk` is its position in the document and `start` the position of its text in the document's, in characters; None
+    where the store does not know. `chunks` are the first and the last chunk of one that was joined from several.
+    """
 
     id: str
     document_id: str
@@ -123,6 +128,18 @@ class Passage(msgspec.Struct, frozen=True):
     date: str
     text: str
     score: float
+    chunk: int | None = None
+    start: int | None = None
+    chunks: tuple[int, int] | None = None
+
+
+class ChunkSpan(msgspec.Struct, frozen=True):
+    """Chunks `first` to `last` of a document, both included; those that do not exist are left out."""
+
+    topic: str
+    document_id: str
+    first: int
+    last: int
 
 
 class TopicCount(msgspec.Struct, frozen=True):
