@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+PromptOrder = Literal["best_last", "best_first", "ends"]
+"""Where a prompt has its best passages."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), one L2-normalised row a text."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-PromptOrder = Literal["best_last", "best_first", "ends"]
+from contracts.types import PromptOrder
 
 POOL_FACTOR = 4
 POOL_HITS = 30
@@ -52,6 +50,9 @@ class RankingOptions(BaseModel):
         if request is None:
             return self
         return self.model_copy(update={name: getattr(request, name) for name in request.model_fields_set})
+
+    def __str__(self) -> str:
+        return self.model_dump_json(exclude_defaults=True)
 
     @property
     def needs_vectors(self) -> bool:

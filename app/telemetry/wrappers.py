@@ -11,7 +11,7 @@ from app.grounding import GroundUseCase
 from app.retrieval import Retrieved, RetrieveUseCase
 from app.telemetry.record import current_record
 from contracts.telemetry import Stage
-from contracts.types import Passage, Prompt, Sampling
+from contracts.types import Passage, Prompt, PromptOrder, Sampling
 
 
 class InstrumentedRetriever:
@@ -44,13 +44,13 @@ class InstrumentedGrounding:
         self._grounding = grounding
 
     async def ground(
-        self, question: str, passages: Sequence[Passage], sampling: Sampling
+        self, question: str, passages: Sequence[Passage], sampling: Sampling, order: PromptOrder = "best_last"
     ) -> tuple[Prompt, tuple[Passage, ...]]:
         """As `Grounding.ground`."""
         record = current_record.get()
         began = time.monotonic()
         try:
-            return await self._grounding.ground(question, passages, sampling)
+            return await self._grounding.ground(question, passages, sampling, order)
         finally:
             if record is not None:
                 record.note(Stage.PROMPT, began)
