@@ -1,0 +1,1 @@
+"""Commands that fit something to the documents and questions at hand."""
