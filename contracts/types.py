@@ -6,7 +6,7 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 PromptOrder = Literal["best_last", "best_first", "ends"]
 """Where a prompt has its best passages."""
+SearchMode = Literal["hybrid", "dense", "sparse"]
+"""By vectors, by terms (BM25), or by both, fused."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), one L2-normalised row a text."""
 
@@ -115,9 +117,9 @@ class Encoding(msgspec.Struct, frozen=True):
     truncated: tuple[int, ...] = ()
 
 
-class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Passage(msgspec.Struct, frozen=True):
     """One chunk of a document as it is found, or several neighbours joined. `score` is the cosine similarity to the
-    question, -1 to 1.
+    question, -1 to 1, however it was found.
 
     `chunk` is its position in the document and `start` the position of its text in the document's, in characters; None
     where the store does not know. `chunks` are the first and the last chunk of one that was joined from several.
@@ -130,6 +132,8 @@ class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
     date: str
     text: str
     score: float
+    author: str = ""
+    metadata: dict[str, Any] = {}
     chunk: int | None = None
     start: int | None = None
     chunks: tuple[int, int] | None = None
@@ -142,6 +146,45 @@ class ChunkSpan(msgspec.Struct, frozen=True):
     document_id: str
     first: int
     last: int
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """What a passage's document must be; all that is given must hold, and of several values one. Days are inclusive
+    and written YYYY-MM-DD; a document whose date is not known is in no range."""
+
+    date_from: str | None = None
+    date_to: str | None = None
+    document_ids: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class Queries(msgspec.Struct, frozen=True):
+    """What is searched for together: row i of `vectors` is the meaning of text i."""
+
+    texts: tuple[str, ...]
+    vectors: Vectors
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A passage as a search found it.
+
+    `score` is by the search's mode: the cosine similarity, BM25, or reciprocal rank fusion's sum. `coverage` is the
+    share of the question's terms that the passage has, 0 to 1; None in a search by vectors alone. `vector` is the
+    passage's, where the search was asked for it.
+    """
+
+    passage: Passage
+    score: float
+    coverage: float | None = None
+    vector: NDArray[np.float32] | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The hits of each query, best first, and how they were searched: "dense" where the store has no terms."""
+
+    mode: SearchMode
+    hits: list[list[Hit]]
 
 
 class TopicCount(msgspec.Struct, frozen=True):

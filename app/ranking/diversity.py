@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.ranking.hits import Hit
+from contracts.types import Hit
 
 
 def by_marginal_relevance(hits: Sequence[Hit], relevance: float) -> list[Hit]:

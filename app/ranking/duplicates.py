@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from app.ranking.hits import Hit
+from contracts.types import Hit
 
 SHINGLE_WORDS = 5
 """Words a shingle: long enough that two texts on one subject share few, short enough that one changed word spoils only

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 
-import msgspec
+from msgspec.structs import replace
 
-from app.ranking.hits import Hit
-from contracts.types import ChunkSpan, Passage
+from contracts.types import ChunkSpan, Hit, Passage
 
 TOKEN_BYTES = 4
 """UTF-8 bytes taken for a token where no tokenizer is at hand: about what English, Russian, Korean and Chinese need.
@@ -130,7 +128,7 @@ def _as_one(best: Hit, passages: Sequence[Passage]) -> Hit:
             last = end
     if (first, last) == _span(best.passage):
         return best
-    return replace(best, passage=msgspec.structs.replace(best.passage, text=text, start=start, chunks=(first, last)))
+    return replace(best, passage=replace(best.passage, text=text, start=start, chunks=(first, last)))
 
 
 def _continued(text: str, start: int | None, following: Passage) -> str:

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 
 from app.ranking.diversity import by_marginal_relevance
 from app.ranking.duplicates import without_duplicates
-from app.ranking.hits import Hit
 from app.ranking.joining import grown, joined, spans_around
 from app.ranking.options import RankingOptions
 from app.ranking.recency import by_recency
 from app.ranking.thresholds import relevant
-from contracts.types import ChunkSpan, Passage
+from contracts.types import ChunkSpan, Hit, Passage
 
 
 def selected(hits: Sequence[Hit], options: RankingOptions, limit: int, now: dt.date) -> list[Hit]:

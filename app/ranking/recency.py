@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import replace
 
-from app.ranking.hits import Hit
+from msgspec.structs import replace
+
+from contracts.types import Hit
 
 
 def by_recency(hits: Sequence[Hit], half_life_days: float, now: dt.date) -> list[Hit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.ranking.hits import Hit
+from contracts.types import Hit
 
 
 def relevant(hits: Sequence[Hit], min_score: float) -> list[Hit]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from app.ranking.hits import Hit
-from contracts.types import Passage
+from contracts.types import Hit, Passage
 
 
 def hit(
@@ -20,9 +19,13 @@ def hit(
     date: str = "",
     vector: list[float] | None = None,
 ) -> Hit:
-    passage = Passage(name, document or f"doc-{name}", "", "sports", date, text, score, chunk, start)
+    passage = Passage(name, document or f"doc-{name}", "", "sports", date, text, score, chunk=chunk, start=start)
     row = None if vector is None else np.array(vector, dtype=np.float32) / np.linalg.norm(vector)
     return Hit(passage, score, vector=row)
+
+
+def hits_of(passages: list[Passage]) -> list[Hit]:
+    return [Hit(passage, passage.score) for passage in passages]
 
 
 def ids(hits: list[Hit]) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ranking.answerability import FEATURES, Calibration, CalibrationError, features, read_calibration
-from app.ranking.hits import Hit
+from contracts.types import Hit
 from tests.unit.ranking.made import found, hit
 from training.answerability import Asked, calibrated, out_of_fold, questions_of, report, shown, table
 

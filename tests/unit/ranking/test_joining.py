@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from app.ranking.hits import Hit, hits_of
 from app.ranking.joining import grown, joined, overlap_of, spans_around, tokens_of
-from contracts.types import ChunkSpan, Passage
+from contracts.types import ChunkSpan, Hit, Passage
 from setup_milvus.chunking import chunks_of
 from setup_milvus.cleaning import clean_text
 from setup_milvus.datasets import Document
-from tests.unit.ranking.made import hit, ids
+from tests.unit.ranking.made import hit, hits_of, ids
 
 WORDS = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
 WORDS.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -27,7 +26,7 @@ DOCUMENTS = REPEATING.map("".join).map(lambda raw: clean_text(raw)[0]).filter(bo
 def passages_of(text: str, tokens: int, overlap: int, *, placed: bool = True) -> list[Passage]:
     document = Document("d", "", text, "sports", "")
     return [
-        Passage(c.id, "d", "", "sports", "", c.text, 0.5, c.index, c.start if placed else None)
+        Passage(c.id, "d", "", "sports", "", c.text, 0.5, chunk=c.index, start=c.start if placed else None)
         for c in chunks_of(document, WORDS, tokens, overlap)
     ]
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from app.ranking.diversity import by_marginal_relevance
 from app.ranking.duplicates import shingles, without_duplicates
-from app.ranking.hits import Hit, hits_of
 from app.ranking.options import RankingOptions
 from app.ranking.pipeline import arranged, assembled, selected, spans_wanted
 from app.ranking.recency import by_recency, weight
 from app.ranking.thresholds import relevant
+from contracts.types import Hit
 from tests.unit.ranking.made import found, hit, ids
 
 NOW = dt.date(2020, 1, 1)
@@ -199,9 +199,3 @@ def test_only_steps_that_choose_look_at_more_than_is_wanted() -> None:
     assert RankingOptions(half_life_days=5).pool(20, 100) == 80
     assert RankingOptions(duplicates_above=0.9).pool(50, 100) == 100
     assert RankingOptions(duplicates_above=0.9).pool(150, 100) == 150
-
-
-def test_hits_are_ranked_by_the_scores_given() -> None:
-    passages = [hit("a", 0.2).passage, hit("b", 0.9).passage]
-    assert [(h.passage.id, h.score, h.rank) for h in hits_of(passages, [2.0, 1.0])] == [("a", 2.0, 0), ("b", 1.0, 1)]
-    assert [h.score for h in hits_of(passages)] == [0.2, 0.9]
