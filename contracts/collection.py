@@ -31,15 +31,15 @@ AUTHOR_BYTES_MAX = 512
 TERMS_BYTES_MAX = 65_535
 """Milvus' longest VARCHAR. Pairs of Chinese characters take 7 bytes a character, where the text takes 3."""
 
-FIELDS_OF_1 = ["document_id", "title", "topic", "date", "text"]
-PASSAGE_FIELDS = [*FIELDS_OF_1, "author", "metadata"]
+FIELDS_OF_1 = ["document_id", "title", "topic", "date", "text", "chunk"]
+PASSAGE_FIELDS = [*FIELDS_OF_1, "start", "author", "metadata"]
 """What a search returns beside id and score."""
 
 TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
 SCHEMA = 2
-"""In the manifest: one more whenever rows have other fields. 1 (not written down then) had neither day, author,
-metadata nor terms."""
+"""In the manifest: one more whenever rows have other fields. 1 (not written down then) had neither start, day,
+author, metadata nor terms."""
 
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 330_000, "grpc.keepalive_permit_without_calls": False}
 """pymilvus pings every 10 s; Milvus Lite's server, like any Python gRPC server, closes a connection that pings more
@@ -66,6 +66,11 @@ def catalog_of(collection: str) -> str:
     return f"{collection}_catalog"
 
 
+def fields_of(made_with: int) -> list[str]:
+    """What a search returns of a collection whose rows are those of schema `made_with`."""
+    return PASSAGE_FIELDS if made_with >= SCHEMA else FIELDS_OF_1
+
+
 def has_bm25(server_version: str) -> bool:
     """Whether this Milvus computes BM25 itself: since 2.5. Milvus Lite calls itself "milvus_lite-…" and does since 3.2
     (pymilvus 3 runs with no older one)."""
@@ -76,7 +81,8 @@ def has_bm25(server_version: str) -> bool:
 
 
 def passage_schema(dimension: int, terms_split_by: str | None) -> CollectionSchema:
-    """One row a passage. `chunk` is its position in the document, so `chunk == 0` counts documents.
+    """One row a passage. `chunk` is its position in the document, so `chunk == 0` counts documents; `start` is the
+    character of the document's text that its own begins at.
 
     `terms_split_by` is the tokenizer that splits `terms` for BM25 (`splits_terms`), None on a Milvus without BM25.
     """
@@ -87,6 +93,7 @@ def passage_schema(dimension: int, terms_split_by: str | None) -> CollectionSche
     schema.add_field("topic", DataType.VARCHAR, is_partition_key=True, max_length=TOPIC_BYTES_MAX)
     schema.add_field("document_id", DataType.VARCHAR, max_length=ID_BYTES_MAX)
     schema.add_field("chunk", DataType.INT64)
+    schema.add_field("start", DataType.INT64)
     schema.add_field("title", DataType.VARCHAR, max_length=TITLE_BYTES_MAX)
     schema.add_field("date", DataType.VARCHAR, max_length=DATE_BYTES_MAX)
     schema.add_field("day", DataType.INT64)

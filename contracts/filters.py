@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from contracts.types import Filters
+from contracts.types import ChunkSpan, Filters
 
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Control characters for which Milvus Lite's strings have no escape. No stored text holds one."""
@@ -35,6 +35,26 @@ def expression(topics: Sequence[str], filters: Filters) -> str:
             raise ValueError(f"{key!r} cannot be the name of a field")
         parts.append(_one_of(f'metadata["{key}"]', values))
     return " and ".join(part for part in parts if part)
+
+
+def span_filter(spans: Sequence[ChunkSpan]) -> str:
+    """The expression for the chunks in `spans`; empty where there are none. With each document's topic, which is the
+    partition that it is in. Spans of one document that touch are one, so that the expression stays short. A document
+    whose name cannot be stored is not there."""
+    merged: dict[tuple[str, str], list[list[int]]] = {}
+    for span in sorted(spans, key=lambda span: (span.topic, span.document_id, span.first)):
+        if span.last < span.first or _UNWRITABLE.search(span.topic + span.document_id):
+            continue
+        ranges = merged.setdefault((span.topic, span.document_id), [])
+        if ranges and span.first <= ranges[-1][1] + 1:
+            ranges[-1][1] = max(ranges[-1][1], span.last)
+        else:
+            ranges.append([span.first, span.last])
+    return " or ".join(
+        f"(topic == {_literal(topic)} and document_id == {_literal(document)} and chunk >= {first} and chunk <= {last})"
+        for (topic, document), ranges in merged.items()
+        for first, last in ranges
+    )
 
 
 def day_number(date: str) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from contracts.types import Encoding, Filters, Found, Frame, Prompt, Queries, SearchMode, TopicCount
+from contracts.types import ChunkSpan, Encoding, Filters, Found, Frame, Passage, Prompt, Queries, SearchMode, TopicCount
 
 NO_FILTERS = Filters()
+CHUNKS_MAX = 4_096
+"""Most chunks in one answer of `VectorStore.neighbours`."""
 
 
 class Encoder(Protocol):
@@ -46,13 +48,26 @@ class VectorStore(Protocol):
     """Questions to passages, partitioned by topic."""
 
     async def search(
-        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
     ) -> Found:
         """For each of `queries` the `limit` best passages, best first, in one round trip. No topics means all of them.
 
         A store without terms searches by vectors, whatever the mode, and says so. Raises InvalidRequest for filters on
-        what it does not keep.
+        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`.
         """
+        ...
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        """The chunks in `spans`, in one round trip, each once, by document and place. Their score is 0: nothing has
+        been asked. Spans that are empty, or of documents that are not there, give nothing; there are CHUNKS_MAX
+        chunks at most."""
         ...
 
     async def topic_names(self) -> list[str]:

@@ -98,6 +98,7 @@ class PassageWriter:
                 "topic": chunk.document.topic,
                 "document_id": chunk.document.id,
                 "chunk": chunk.index,
+                "start": chunk.start,
                 "title": chunk.document.title,
                 "date": chunk.document.date,
                 "day": day_number(chunk.document.date),

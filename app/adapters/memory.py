@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from contracts.analysis import Language, coverage, terms
 from contracts.collection import BM25_PARAMS
 from contracts.filters import day_number
-from contracts.ports import NO_FILTERS
-from contracts.types import Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.ports import CHUNKS_MAX, NO_FILTERS
+from contracts.types import ChunkSpan, Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
 
 RRF_K = 60
 
@@ -34,7 +34,14 @@ class MemoryStore:
         self._vectors.extend(vectors)
 
     async def search(
-        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
     ) -> Found:
         language = self._language
         if language is None:
@@ -44,8 +51,13 @@ class MemoryStore:
             return Found(mode, [[] for _ in queries.texts])
         similarities = queries.vectors @ np.stack([self._vectors[i] for i in inside]).T
         passages = [self._passages[i] for i in inside]
+        vectors = {self._passages[i].id: self._vectors[i] for i in inside} if with_vectors else {}
+
+        def finished(hits: list[Hit]) -> list[Hit]:
+            return [msgspec.structs.replace(hit, vector=vectors.get(hit.passage.id)) for hit in hits[:limit]]
+
         if mode == "dense" or language is None:
-            return Found("dense", [_ranked(passages, row, row)[:limit] for row in similarities])
+            return Found("dense", [finished(_ranked(passages, row, row)) for row in similarities])
         words = [terms(f"{p.title}\n{p.text}", language) for p in passages]
         found = []
         for text, row in zip(queries.texts, similarities, strict=True):
@@ -54,8 +66,17 @@ class MemoryStore:
             if mode == "hybrid":
                 scores = _fused(row, scores)
             hits = _ranked(passages, scores, row, [coverage(asked, set(has)) for has in words])
-            found.append([hit for hit in hits if hit.score > 0][:limit])
+            found.append(finished([hit for hit in hits if hit.score > 0]))
         return Found(mode, found)
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        wanted = {(span.topic, span.document_id, chunk) for span in spans for chunk in range(span.first, span.last + 1)}
+        found = [
+            msgspec.structs.replace(passage, score=0.0)
+            for passage in self._passages
+            if (passage.topic, passage.document_id, passage.chunk) in wanted
+        ]
+        return sorted(found, key=lambda passage: (passage.document_id, passage.chunk or 0))[:CHUNKS_MAX]
 
     async def topic_names(self) -> list[str]:
         return sorted({passage.topic for passage in self._passages})

@@ -17,9 +17,9 @@ from app.errors import InvalidRequest, StoreDown, StoreFailed
 from contracts import collection as schema
 from contracts.analysis import coverage, terms
 from contracts.collection import Manifest
-from contracts.filters import expression, topic_filter
-from contracts.ports import NO_FILTERS
-from contracts.types import Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.filters import expression, span_filter, topic_filter
+from contracts.ports import CHUNKS_MAX, NO_FILTERS
+from contracts.types import ChunkSpan, Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,14 @@ class MilvusStore:
         self._said = False
 
     async def search(
-        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
     ) -> Found:
         if not queries.texts:
             return Found(mode, [])
@@ -74,8 +81,9 @@ class MilvusStore:
         if manifest.language is None and mode != "dense":
             mode = "dense"
             self._say_that_there_are_no_terms()
-        fields = schema.PASSAGE_FIELDS if manifest.schema >= schema.SCHEMA else schema.FIELDS_OF_1
+        fields = schema.fields_of(manifest.schema)
         if mode == "dense" or manifest.language is None:
+            fields = [*fields, "vector"] if with_vectors else fields
             rows = await self._dense(queries.vectors, where, limit, fields)
             return Found("dense", [[_dense_hit(row) for row in hits] for hits in rows])
         asked = [terms(text, manifest.language) for text in queries.texts]
@@ -87,7 +95,7 @@ class MilvusStore:
         else:
             rows = await self._hybrid(texts, queries.vectors, where, limit, fields)
         hits = [
-            [_hit(row, words, vector) for row in found]
+            [_hit(row, words, vector, with_vector=with_vectors) for row in found]
             for found, words, vector in zip(rows, asked, queries.vectors, strict=True)
         ]
         return Found(mode, hits)
@@ -163,6 +171,15 @@ class MilvusStore:
         manifest = Manifest.read(rows[0]["value"])
         self._known, self._known_at = manifest, now
         return manifest
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        wanted = span_filter(spans)
+        if not wanted:
+            return []
+        fields = schema.fields_of((await self._manifest()).schema)
+        rows = await self._query(self._collection, wanted, ["id", *fields], "Bounded", limit=CHUNKS_MAX)
+        passages = [_passage(row["id"], row, 0.0) for row in rows]
+        return sorted(passages, key=lambda passage: (passage.document_id, passage.chunk or 0))
 
     async def topic_names(self) -> list[str]:
         rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)
@@ -248,22 +265,31 @@ def leg_depth(limit: int) -> int:
 
 def _dense_hit(row: dict[str, Any]) -> Hit:
     similarity = float(row["distance"])
-    return Hit(_passage(row, similarity), similarity)
+    stored = row["entity"].get("vector")
+    vector = None if stored is None else _unit(np.asarray(stored, dtype=np.float32))
+    return Hit(_passage(row["id"], row["entity"], similarity), similarity, vector=vector)
 
 
-def _hit(row: dict[str, Any], asked: list[str], vector: NDArray[np.float32]) -> Hit:
+def _hit(row: dict[str, Any], asked: list[str], vector: NDArray[np.float32], *, with_vector: bool) -> Hit:
     entity = row["entity"]
-    stored = np.asarray(entity["vector"], dtype=np.float32)
-    norm = float(np.linalg.norm(stored))
-    similarity = float(stored @ vector) / norm if norm else 0.0
-    # Milvus Lite gives BM25 as a negative distance.
-    return Hit(_passage(row, similarity), abs(float(row["distance"])), coverage(asked, set(entity["terms"].split())))
+    stored = _unit(np.asarray(entity["vector"], dtype=np.float32))
+    similarity = float(stored @ vector)
+    return Hit(
+        _passage(row["id"], entity, similarity),
+        abs(float(row["distance"])),  # Milvus Lite gives BM25 as a negative distance.
+        coverage(asked, set(entity["terms"].split())),
+        stored if with_vector else None,
+    )
 
 
-def _passage(row: dict[str, Any], similarity: float) -> Passage:
-    entity = row["entity"]
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    norm = float(np.linalg.norm(vector))
+    return vector / np.float32(norm) if norm else vector
+
+
+def _passage(id: str, entity: dict[str, Any], similarity: float) -> Passage:
     return Passage(
-        id=row["id"],
+        id=id,
         document_id=entity["document_id"],
         title=entity["title"],
         topic=entity["topic"],
@@ -272,6 +298,8 @@ def _passage(row: dict[str, Any], similarity: float) -> Passage:
         score=similarity,
         author=entity.get("author") or "",
         metadata=entity.get("metadata") or {},
+        chunk=entity["chunk"],
+        start=entity.get("start"),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from opentelemetry.trace import SpanKind
 
 from contracts.ports import NO_FILTERS, Encoder, VectorStore
-from contracts.types import Encoding, Filters, Found, Queries, SearchMode, TopicCount
+from contracts.types import ChunkSpan, Encoding, Filters, Found, Passage, Queries, SearchMode, TopicCount
 from observability import semconv
 from observability.trace_context import callers_now, current_context
 from observability.tracing import OpenSpan, Tracing
@@ -42,16 +42,30 @@ class TracedStore:
         self._collection = collection
 
     async def search(
-        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
     ) -> Found:
         """As the port says."""
         size = len(queries.texts)
         attributes: dict[str, str | int] = {**self._attributes("search"), semconv.DB_OPERATION_BATCH_SIZE: size}
         with self._tracing.begin_batch(f"search {self._collection}", callers_now(), attributes) as span:
-            found = await self._store.search(queries, topics, limit, mode=mode, filters=filters)
+            found = await self._store.search(
+                queries, topics, limit, mode=mode, filters=filters, with_vectors=with_vectors
+            )
             if span.recording:
                 span.set({semconv.DB_RESPONSE_RETURNED_ROWS: sum(map(len, found.hits))})
             return found
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        """As the port says."""
+        with self._begin("neighbours"):
+            return await self._store.neighbours(spans)
 
     async def topic_names(self) -> list[str]:
         """As the port says."""
