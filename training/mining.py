@@ -48,11 +48,11 @@ class NothingFound(Exception):
     """The searches find none of the set's documents: another collection is being searched."""
 
 
-def gateway_search(http: httpx.AsyncClient, url: str, top_k: int) -> Search:
+def gateway_search(http: httpx.AsyncClient, url: str, top_k: int, mode: str) -> Search:
     """POST /search of the gateway at `url`, without its reranker. It raises httpx.HTTPError."""
 
     async def search(question: str) -> Sequence[Candidate]:
-        body = {"question": question, "mode": "hybrid", "top_k": top_k, "rerank": False}
+        body = {"question": question, "mode": mode, "top_k": top_k, "rerank": False}
         answer = (await http.post(f"{url}/search", json=body)).raise_for_status()
         passages = [hit["passage"] for hit in answer.json()["hits"]]
         return [Candidate(p["document_id"], heading_and_text(p["title"], p["text"])) for p in passages]
