@@ -52,7 +52,7 @@ def gateway_search(http: httpx.AsyncClient, url: str, top_k: int, mode: str) -> 
     """POST /search of the gateway at `url`, without its reranker. It raises httpx.HTTPError."""
 
     async def search(question: str) -> Sequence[Candidate]:
-        body = {"question": question, "mode": mode, "top_k": top_k, "rerank": False}
+        body = {"question": question, "mode": mode, "top_k": top_k, "rerank": False, "stages": False}
         answer = (await http.post(f"{url}/search", json=body)).raise_for_status()
         passages = [hit["passage"] for hit in answer.json()["hits"]]
         return [Candidate(p["document_id"], heading_and_text(p["title"], p["text"])) for p in passages]
