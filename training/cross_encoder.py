@@ -64,6 +64,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch", type=_positive, default=recipe.questions_per_step, help="questions a step (default: %(default)s)")
     add("--forward", type=_positive, default=recipe.forward_questions, help="a forward pass (default: %(default)s)")
     add("--train-embeddings", action="store_true", help="the word embeddings too")
+    add("--frozen-layers", type=int, default=0, help="lowest layers that keep their weights (default: none)")
+    add("--threads", type=int, default=0, help="of torch; 1 on a CPU that others use too (default: one per core)")
     add("--device", default=None, help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     add("--seed", type=int, default=recipe.seed)
     return parser.parse_args(arguments)
@@ -79,6 +81,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         questions_per_step=options.batch,
         forward_questions=options.forward,
         train_embeddings=options.train_embeddings,
+        frozen_layers=options.frozen_layers,
         seed=options.seed,
     )
 
@@ -111,6 +114,7 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
 
 def run(options: argparse.Namespace) -> Path:
     """Mine, train, validate and save; the model's folder. Raises what `mine_all` raises, and ValueError."""
+    import torch
     from sentence_transformers import CrossEncoder
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -123,6 +127,8 @@ def run(options: argparse.Namespace) -> Path:
     given = examples(mined)
     if not given:
         raise NoQuestions("no training question has both a passage that answers it and one that does not")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     disable_progress_bar()
     set_verbosity_error()  # that the head is new is no warning here
     model = CrossEncoder(options.model, num_labels=1, max_length=options.max_length, device=options.device)
