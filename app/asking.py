@@ -37,6 +37,7 @@ class AskRequest:
     terms: Terms = field(default_factory=Terms)
     mode: SearchMode | None = None
     filters: Filters = NO_FILTERS
+    rerank: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,15 @@ class Asker:
             await self._topics.require(request.topics)
         terms = request.terms
         retrieved = await self._retriever.retrieve(
-            Question(request.question, request.topics, request.top_k, terms.deadline, request.mode, request.filters)
+            Question(
+                request.question,
+                request.topics,
+                request.top_k,
+                terms.deadline,
+                request.mode,
+                request.filters,
+                request.rerank,
+            )
         )
         if not retrieved.passages:
             yield Sources((), retrieved.mode)
@@ -125,6 +134,7 @@ class Asker:
                         time_to_first_token=stream.first_token_after(terms.arrived),
                         generate=now - handed_over - opened.queued_seconds,
                         total=now - terms.arrived,
+                        rerank=retrieved.rerank_seconds,
                     )
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return

@@ -20,10 +20,11 @@ from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.grounding import Grounding
-from app.merging import MergingEncoder
+from app.merging import MergingEncoder, MergingReranker
 from app.quota import Keyring
 from app.replicas import Health, Replicas
-from app.replicated import ReplicatedEncoder, ReplicatedGenerator
+from app.replicated import ReplicatedEncoder, ReplicatedGenerator, ReplicatedReranker
+from app.reranking import Reranking, RerankingRetriever
 from app.retrieval import Retriever
 from app.routes import ask, health, landing, openai, search, topics
 from app.routes.health import Check
@@ -36,7 +37,7 @@ from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
 from app.telemetry.middleware import Observed
-from app.telemetry.traced import TracedEncoder, TracedStore
+from app.telemetry.traced import TracedEncoder, TracedReranker, TracedStore
 from app.telemetry.wrappers import InstrumentedGrounding, InstrumentedRetriever, TextsNoted
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
@@ -46,7 +47,7 @@ from contracts.telemetry import APP, Stage
 from observability import exposition, http_metrics
 from observability.build import VERSION
 from observability.settings import OFF, TelemetrySettings
-from observability.tracing import start_tracing
+from observability.tracing import Tracing, start_tracing
 from observability.vitals import vitals
 
 BODY_BYTES_MAX = 1_000_000
@@ -144,7 +145,15 @@ def create_app(
     facts = ModelFacts(replicas)
     directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
-    retrieving = InstrumentedRetriever(retriever)
+    reranker = _merging_reranker(settings, replicas, KindWatch(metrics, Stage.RERANK), tracing)
+    reranking = Reranking(
+        reranker,
+        facts.reranker,
+        policy=settings.rerank,
+        candidates=settings.rerank_candidates,
+        skipped=metrics.rerank_skipped,
+    )
+    retrieving = InstrumentedRetriever(RerankingRetriever(retriever, reranking))
     asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
     if telemetry.log_texts:
         asker = TextsNoted(asker)
@@ -153,6 +162,7 @@ def create_app(
     queues: dict[str, Queue] = {
         "encode": encoder.batcher,
         "search": retriever.searching,
+        "rerank": reranker.batcher,
         "generate": generation.submitting,
     }
     registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
@@ -168,6 +178,7 @@ def create_app(
             await stack.enter_async_context(watched_dependencies(registry, checks))
             await stack.enter_async_context(generation)
             await stack.enter_async_context(encoder.batcher)
+            await stack.enter_async_context(reranker.batcher)
             await stack.enter_async_context(retriever)
             yield
 
@@ -227,6 +238,22 @@ def merging_encoder(
             batch_cost=settings.encode_batch_items,
             queue_seconds=settings.queue_seconds,
             max_wait_seconds=settings.encode_max_wait_seconds,
+        ),
+        backends=replicas.count,
+        watch=watch,
+    )
+
+
+def _merging_reranker(settings: Settings, replicas: Replicas, watch: BatchWatch, tracing: Tracing) -> MergingReranker:
+    return MergingReranker(
+        TracedReranker(ReplicatedReranker(replicas), tracing),
+        slice_pairs=settings.rerank_batch_pairs,
+        limits=BatchLimits(
+            min(settings.queue_items, settings.rerank_batch_pairs),
+            settings.queue_items,
+            settings.rerank_in_flight,
+            batch_cost=settings.rerank_batch_pairs,
+            queue_seconds=settings.queue_seconds,
         ),
         backends=replicas.count,
         watch=watch,

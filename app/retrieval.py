@@ -37,6 +37,7 @@ class Retrieved:
     encode_seconds: float
     search_seconds: float
     mode: SearchMode
+    rerank_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Question:
     deadline: float | None = None
     mode: SearchMode | None = None
     filters: Filters = NO_FILTERS
+    rerank: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A search and, where its mode has several, its legs by name, each of them searched alone."""
+    """A search and, where its mode has several, its legs by name, each of them searched alone. `reranked` is there
+    where the hits were reranked (app/reranking.py), which `ranking` then is the input of."""
 
     ranking: Ranking
     legs: Mapping[SearchMode, Ranking]
     queue_seconds: float
     encode_seconds: float
+    reranked: Ranking | None = None
 
 
 class _Group(NamedTuple):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
 from contracts.types import SearchMode
-from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX
+from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
 
 class Settings(BaseSettings):
@@ -46,13 +48,22 @@ class Settings(BaseSettings):
         description="Share of the question's words with which a passage is relevant however dissimilar.",
     )
 
+    rerank: Literal["auto", "off"] = Field(
+        "auto", description="auto: passages are reranked where the model service has a reranker; off: never."
+    )
+    rerank_candidates: int = Field(50, ge=1, le=1000, description="Passages the reranker reads for a question.")
+    rerank_batch_pairs: int = Field(
+        128, ge=1, le=RERANK_PAIRS_MAX, description="Most pairs in one /rerank; 1024 suits a GPU."
+    )
+    rerank_in_flight: int = Field(2, ge=1, description="Concurrent /rerank calls.")
+
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
     encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")
     search_batch_items: int = Field(64, ge=1, description="Most questions in one Milvus search.")
     search_in_flight: int = Field(4, ge=1, description="Concurrent Milvus searches.")
     generate_batch_items: int = Field(64, ge=1, le=PROMPTS_MAX, description="Most prompts in one /generate.")
     generate_in_flight: int = Field(4, ge=1, description="Concurrent submissions (not streams).")
-    queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the three; beyond it 503.")
+    queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the four; beyond it 503.")
     queue_tokens: int = Field(262_144, ge=1, description="Most tokens waiting, to be read and made; beyond it 503.")
     queue_seconds: float = Field(
         20.0, gt=0, description="Longest wait in a queue, as it now drains, that a request is let into; else 503."
@@ -79,7 +90,7 @@ class Settings(BaseSettings):
     replica_resolve_seconds: float = Field(5.0, gt=0, description="How often their names are resolved.")
 
     model_connect_timeout_seconds: float = Field(1.0, gt=0, description="To reach the model service.")
-    model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode call.")
+    model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode or /rerank call.")
     model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of a token stream.")
     model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
     milvus_timeout_seconds: float = Field(1.5, gt=0, description="For one Milvus call.")

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from contracts.types import ChunkSpan, Encoding, Filters, Found, Frame, Passage, Prompt, Queries, SearchMode, TopicCount
+from contracts.types import (
+    ChunkSpan,
+    Encoding,
+    Filters,
+    Found,
+    Frame,
+    Pair,
+    Passage,
+    Prompt,
+    Queries,
+    Scores,
+    SearchMode,
+    TopicCount,
+)
 
 NO_FILTERS = Filters()
 CHUNKS_MAX = 4_096
@@ -23,6 +36,19 @@ class Encoder(Protocol):
         """One normalised float32 row per text, in the order given. An empty sequence gives shape (0, dimension).
 
         Nobody waits for the outcome longer than `timeout_seconds`: work that has not begun by then may be dropped.
+        """
+        ...
+
+
+class Reranker(Protocol):
+    """Questions with texts to scores, reading both together (a cross-encoder)."""
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """One score per pair, in the order given: 0 to 1, the higher the better the text answers the question. Pairs
+        are independent of each other, so that one call can carry those of many questions. No pairs give no scores.
+
+        A pair that is too long is cut at the end of its longer part. Nobody waits for the outcome longer than
+        `timeout_seconds`: work that has not begun by then may be dropped.
         """
         ...
 

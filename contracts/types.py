@@ -6,7 +6,7 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -117,6 +117,26 @@ class Encoding(msgspec.Struct, frozen=True):
     truncated: tuple[int, ...] = ()
 
 
+class Pair(NamedTuple):
+    """A question and a text that may answer it."""
+
+    question: str
+    text: str
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """How well each text of some pairs answers its question, and what it took.
+
+    `scores` has one float32 a pair, 0 to 1: comparable between the pairs of one question, and between questions only as
+    far as the model is calibrated. `tokens[i]` is the length of pair i in the reranker's tokens before any truncation;
+    `truncated` lists the indices of the pairs that were longer than its window and were cut to it.
+    """
+
+    scores: NDArray[np.float32]
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...] = ()
+
+
 class Passage(msgspec.Struct, frozen=True):
     """One chunk of a document as it is found, or several neighbours joined. `score` is the cosine similarity to the
     question, -1 to 1, however it was found.
@@ -198,9 +218,9 @@ class TopicCount(msgspec.Struct, frozen=True):
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 
-    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves; `prompt` is
-    making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from the arrival
-    of the request. A stage that was not reached is None.
+    `queue` is all the waiting in the gateway's batchers; `encode`, `search` and `rerank` are the calls themselves;
+    `prompt` is making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from
+    the arrival of the request. A stage that was not reached is None.
     """
 
     queue: float
@@ -210,10 +230,12 @@ class Timings(msgspec.Struct, frozen=True):
     time_to_first_token: float | None
     generate: float | None
     total: float
+    rerank: float | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens)."""
+    """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens).
+    `reranker` is "" where there is none."""
 
     encoder: str
     dimension: int
@@ -221,6 +243,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     generator: str
     context_window: int
     engine: str
+    reranker: str = ""
 
 
 class Readiness(msgspec.Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""Commands that fit something to the documents and questions at hand."""
+"""Training of our own small models on the data at hand."""

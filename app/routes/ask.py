@@ -127,6 +127,7 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
         terms=terms_of(request),
         mode=body.mode,
         filters=body.narrowed(),
+        rerank=body.rerank,
     )
 
 

@@ -84,6 +84,7 @@ class QuestionBody(BaseModel):
         examples=["hybrid"],
     )
     filters: FiltersBody | None = Field(default=None, description="Look in these documents only.")
+    rerank: bool | None = Field(default=None, description="With the reranker or without. Default: PHAROS_RERANK.")
 
     @field_validator("question")
     @classmethod

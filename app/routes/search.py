@@ -11,7 +11,6 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
-from app.errors import InvalidRequest
 from app.retrieval import Explained, Question, Ranking, RetrieveUseCase
 from app.routes.answers import shown
 from app.routes.questions import QuestionBody, within
@@ -24,20 +23,21 @@ from contracts.types import Passage, SearchMode
 
 FUSED = "fused"
 """The stage of a hybrid search itself; the others are called as their mode."""
+RERANK = "rerank"
+"""The last stage, where there is a reranker."""
 
 
 class SearchBody(QuestionBody):
     """What POST /search takes."""
 
     top_k: int = Field(default=10, ge=1, description="How many passages to find.", examples=[10])
-    rerank: bool | None = Field(default=None, description="With the reranker or without. Default: as configured.")
     stages: bool = Field(
         default=True, description="Also search by each leg of a hybrid search alone, to show its ranks."
     )
 
 
 class StageScore(msgspec.Struct, frozen=True):
-    """How a stage sees a passage: 1 is its best; the score is its own (cosine, BM25, fusion's sum)."""
+    """How a stage sees a passage: 1 is its best; the score is its own (cosine, BM25, fusion's sum, the reranker's)."""
 
     rank: int
     score: float
@@ -45,7 +45,7 @@ class StageScore(msgspec.Struct, frozen=True):
 
 class SearchHit(msgspec.Struct, frozen=True):
     """`score` is the last stage's, `passage.score` the cosine similarity. A stage that did not have the passage among
-    its `top_k` best is not there."""
+    its best (`top_k`, or PHAROS_RERANK_CANDIDATES where that is more and they are reranked) is not there."""
 
     rank: int
     score: float
@@ -60,6 +60,7 @@ class SearchTimings(msgspec.Struct, frozen=True):
     encode: float
     search: float
     total: float
+    rerank: float | None = None
 
 
 class SearchAnswer(msgspec.Struct, frozen=True):
@@ -119,8 +120,6 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
     )
     async def search(body: SearchBody, request: Request) -> Response:
         within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.search_top_k_max)
-        if body.rerank:
-            raise InvalidRequest("rerank: no reranker is configured.")
         try:
             answer = await unless_disconnected(request.receive, answered(body, request))
         except ClientGone:
@@ -131,13 +130,15 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         terms, where = terms_of(request), body.where()
         if where:
             await topics.require(where)
-        question = Question(body.question, where, body.top_k, terms.deadline, body.mode, body.narrowed())
+        narrowed = body.narrowed()
+        question = Question(body.question, where, body.top_k, terms.deadline, body.mode, narrowed, body.rerank)
         explained = await retriever.explain(question, legs=body.stages)
         seconds = SearchTimings(
             queue=explained.queue_seconds,
             encode=explained.encode_seconds,
             search=explained.ranking.search_seconds,
             total=time.monotonic() - terms.arrived,
+            rerank=None if explained.reranked is None else explained.reranked.search_seconds,
         )
         return SearchAnswer(_hits(explained), explained.ranking.mode, seconds, request_id_of(request))
 
@@ -148,8 +149,12 @@ def _hits(explained: Explained) -> tuple[SearchHit, ...]:
     own = explained.ranking
     name = FUSED if own.mode == "hybrid" else own.mode
     rankings: list[tuple[str, Ranking]] = [(name, own), *explained.legs.items()]
+    last = own
+    if explained.reranked is not None:
+        last = explained.reranked
+        rankings.append((RERANK, last))
     stages = {stage: _scores(ranking) for stage, ranking in rankings}
-    passages = shown([hit.passage for hit in own.hits])
+    passages = shown([hit.passage for hit in last.hits])
     return tuple(
         SearchHit(
             rank=rank,
@@ -157,7 +162,7 @@ def _hits(explained: Explained) -> tuple[SearchHit, ...]:
             passage=passage,
             stages={stage: scores[passage.id] for stage, scores in stages.items() if passage.id in scores},
         )
-        for rank, (hit, passage) in enumerate(zip(own.hits, passages, strict=True), start=1)
+        for rank, (hit, passage) in enumerate(zip(last.hits, passages, strict=True), start=1)
     )
 
 

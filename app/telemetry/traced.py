@@ -1,4 +1,4 @@
-"""The ports `Encoder` and `VectorStore` with a span around each call.
+"""The ports `Encoder`, `Reranker` and `VectorStore` with a span around each call.
 
 Calls are batches: a span is inside its request's trace when there is one request, and linked to all of them when there
 are several (`Tracing.begin_batch`). The requests are those that app/merging.py and app/retrieval.py name.
@@ -10,8 +10,19 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import SpanKind
 
-from contracts.ports import NO_FILTERS, Encoder, VectorStore
-from contracts.types import ChunkSpan, Encoding, Filters, Found, Passage, Queries, SearchMode, TopicCount
+from contracts.ports import NO_FILTERS, Encoder, Reranker, VectorStore
+from contracts.types import (
+    ChunkSpan,
+    Encoding,
+    Filters,
+    Found,
+    Pair,
+    Passage,
+    Queries,
+    Scores,
+    SearchMode,
+    TopicCount,
+)
 from observability import semconv
 from observability.trace_context import callers_now, current_context
 from observability.tracing import OpenSpan, Tracing
@@ -31,6 +42,22 @@ class TracedEncoder:
             if span.recording:
                 span.set(semconv.of_encoding(encoding))
             return encoding
+
+
+class TracedReranker:
+    """The same for scores."""
+
+    def __init__(self, reranker: Reranker, tracing: Tracing) -> None:
+        self._reranker = reranker
+        self._tracing = tracing
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says."""
+        with self._tracing.begin_batch(semconv.RERANK, callers_now()) as span:
+            scores = await self._reranker.rerank(pairs, timeout_seconds=timeout_seconds)
+            if span.recording:
+                span.set(semconv.of_scores(scores))
+            return scores
 
 
 class TracedStore:
