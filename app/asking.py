@@ -12,6 +12,7 @@ import msgspec
 from app.generation import GenerationPool
 from app.grounding import GroundUseCase
 from app.prompting import NOT_IN_DOCUMENTS
+from app.ranking.options import RankingOptions
 from app.retrieval import Question, RetrieveUseCase
 from app.terms import Terms
 from app.topics import TopicDirectory
@@ -38,6 +39,8 @@ class AskRequest:
     mode: SearchMode | None = None
     filters: Filters = NO_FILTERS
     rerank: bool | None = None
+    ranking: RankingOptions | None = None
+    self_query: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Asker:
                 request.mode,
                 request.filters,
                 request.rerank,
+                request.ranking,
+                request.self_query,
             )
         )
         if not retrieved.passages:
@@ -114,7 +119,11 @@ class Asker:
             yield Done(NOTHING_RELEVANT, Usage(0, 0), timings)
             return
         found = time.monotonic()
-        prompt, passages = await self._grounding.ground(request.question, retrieved.passages, request.sampling)
+        prompt, passages = await self._grounding.ground(
+            request.question, retrieved.passages, request.sampling, retrieved.prompt_order
+        )
+            request.question, retrieved.passages, request.sampling, retrieved.prompt_order
+        )
         handed_over = time.monotonic()
         opened = await self._generation.open(prompt, terms)
         stream = opened.value

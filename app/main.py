@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from app.adapters.milvus import MilvusStore
 from app.adapters.model_client import HttpModelClient, Patience
 from app.adapters.model_facts import ModelFacts
 from app.admission import Admission, AdmissionLimits
+from app.arranging import AnswerabilityCheck, ArrangingRetriever, NarrowingRetriever
 from app.asking import Asker, AskUseCase
 from app.batching import BatchLimits
 from app.chatting import Chat
@@ -22,6 +24,7 @@ from app.generation import GenerationPool
 from app.grounding import Grounding
 from app.merging import MergingEncoder, MergingReranker
 from app.quota import Keyring
+from app.ranking.answerability import read_calibration
 from app.replicas import Health, Replicas
 from app.replicated import ReplicatedEncoder, ReplicatedGenerator, ReplicatedReranker
 from app.reranking import Reranking, RerankingRetriever
@@ -153,7 +156,14 @@ def create_app(
         candidates=settings.rerank_candidates,
         skipped=metrics.rerank_skipped,
     )
-    retrieving = InstrumentedRetriever(RerankingRetriever(retriever, reranking))
+    arranging = ArrangingRetriever(
+        RerankingRetriever(retriever, reranking),
+        store,
+        settings.ranking,
+        most=settings.search_top_k_max,
+        check=_answerability_check(settings, facts),
+    )
+    retrieving = InstrumentedRetriever(NarrowingRetriever(arranging, directory.names, always=settings.self_query))
     asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
     if telemetry.log_texts:
         asker = TextsNoted(asker)
@@ -219,6 +229,17 @@ def create_app(
     app.add_middleware(Observed, metrics=metrics, tracing=tracing, routes=routes)
     app.add_middleware(RequestIds)
     return app
+
+
+def _answerability_check(settings: Settings, facts: ModelFacts) -> AnswerabilityCheck | None:
+    """None where no calibration is configured. Raises CalibrationError, a ValueError, for one that cannot be read."""
+    if not settings.answerability:
+        return None
+
+    async def encoder() -> str:
+        return (await facts.get()).card.encoder
+
+    return AnswerabilityCheck(read_calibration(Path(settings.answerability)), encoder)
 
 
 def merging_encoder(

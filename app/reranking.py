@@ -119,13 +119,12 @@ class RerankingRetriever:
         if not await self._reranking.wanted(question.rerank):
             return await self._retriever.retrieve(question)
         found = await self._retriever.retrieve(self._deeper(question))
-        hits = [Hit(passage, passage.score) for passage in found.passages]
-        better = await self._rerank(question, hits)
+        better = await self._rerank(question, found.hits)
         if better is None:
-            return dataclasses.replace(found, passages=found.passages[: question.limit])
+            return dataclasses.replace(found, hits=found.hits[: question.limit])
         return dataclasses.replace(
             found,
-            passages=tuple(hit.passage for hit in better.hits),
+            hits=better.hits,
             queue_seconds=found.queue_seconds + better.queue_seconds,
             rerank_seconds=better.rerank_seconds,
         )

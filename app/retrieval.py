@@ -17,9 +17,10 @@ from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits
 from app.merging import MergingEncoder
+from app.ranking.options import RankingOptions
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import NO_FILTERS, VectorStore
-from contracts.types import Filters, Found, Hit, Passage, Queries, SearchMode
+from contracts.types import Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
 from observability.trace_context import current_context, on_behalf_of
 
 LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
@@ -28,16 +29,22 @@ LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Passages best first, the highest similarity among the hits before the relevance cut, and the seconds of each
-    step. `mode` is how they were really searched."""
+    """Hits best first, the highest similarity among them before the relevance cut, and the seconds of each step.
+    `mode` is how they were really searched."""
 
-    passages: tuple[Passage, ...]
+    hits: tuple[Hit, ...]
     best_score: float | None
     queue_seconds: float
     encode_seconds: float
     search_seconds: float
     mode: SearchMode
     rerank_seconds: float | None = None
+    prompt_order: PromptOrder = "best_last"
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """Of the hits."""
+        return tuple(hit.passage for hit in self.hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,9 @@ class Question:
     mode: SearchMode | None = None
     filters: Filters = NO_FILTERS
     rerank: bool | None = None
+    ranking: RankingOptions | None = None
+    self_query: bool | None = None
+    with_vectors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +79,15 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class Explained:
     """A search and, where its mode has several, its legs by name, each of them searched alone. `reranked` is there
-    where the hits were reranked (app/reranking.py), which `ranking` then is the input of."""
+    where the hits were reranked (app/reranking.py), which `ranking` then is the input of. `arranged` is what is handed
+    over after all (app/arranging.py), None where nothing arranges."""
 
     ranking: Ranking
     legs: Mapping[SearchMode, Ranking]
     queue_seconds: float
     encode_seconds: float
     reranked: Ranking | None = None
+    arranged: tuple[Hit, ...] | None = None
 
 
 class _Group(NamedTuple):
@@ -92,6 +104,7 @@ class _Query:
     vector: NDArray[np.float32]
     group: _Group
     limit: int
+    with_vectors: bool = False
     caller: SpanContext | None = field(default_factory=current_context)
 
 
@@ -138,7 +151,7 @@ class Retriever:
         encoded = await self._encoder.served([question.text], deadline=question.deadline)
         ranking = await self._rank(question, encoded.value.vectors[0], question.mode or self._mode)
         return Retrieved(
-            passages=tuple(hit.passage for hit in ranking.hits if self._is_relevant(hit)),
+            hits=tuple(hit for hit in ranking.hits if self._is_relevant(hit)),
             best_score=max((hit.passage.score for hit in ranking.hits), default=None),
             queue_seconds=encoded.queued_seconds + ranking.queue_seconds,
             encode_seconds=encoded.served_seconds,
@@ -166,7 +179,7 @@ class Retriever:
     async def _rank(self, question: Question, vector: NDArray[np.float32], mode: SearchMode) -> Ranking:
         # Sorted, so that the same set of topics is the same group however it was written.
         group = _Group(tuple(sorted(set(question.topics))), mode, question.filters)
-        query = _Query(question.text, vector, group, question.limit)
+        query = _Query(question.text, vector, group, question.limit, question.with_vectors)
         found = await self.searching.submit(query, deadline=question.deadline)
         (hits,) = found.value.hits
         return Ranking(found.value.mode, tuple(hits), found.queued_seconds, found.served_seconds)
@@ -176,7 +189,14 @@ class Retriever:
         together = Queries(tuple(query.text for query in queries), np.stack([query.vector for query in queries]))
         group = queries[0].group
         with on_behalf_of([query.caller for query in queries]):
-            found = await self._store.search(together, group.topics, limit, mode=group.mode, filters=group.filters)
+            found = await self._store.search(
+                together,
+                group.topics,
+                limit,
+                mode=group.mode,
+                filters=group.filters,
+                with_vectors=any(query.with_vectors for query in queries),
+            )
         return [Found(found.mode, [hits[: query.limit]]) for hits, query in zip(found.hits, queries, strict=True)]
 
     async def __aenter__(self) -> Self:

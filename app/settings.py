@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
+from app.ranking.options import RankingOptions
 from contracts.types import SearchMode
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
@@ -56,6 +57,16 @@ class Settings(BaseSettings):
         128, ge=1, le=RERANK_PAIRS_MAX, description="Most pairs in one /rerank; 1024 suits a GPU."
     )
     rerank_in_flight: int = Field(2, ge=1, description="Concurrent /rerank calls.")
+    ranking: RankingOptions = Field(
+        RankingOptions(),
+        description='How passages are chosen and ordered, as JSON: {"mmr_lambda": 0.7} (docs/ranking.md).',
+    )
+    self_query: bool = Field(
+        False, description="Turn what an English question says about dates and topics into filters."
+    )
+    answerability: str = Field(
+        "", description="File by python -m training.answerability: questions that it doubts are refused. Empty: none."
+    )
 
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
     encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")

@@ -6,6 +6,7 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -177,6 +178,14 @@ class Filters(msgspec.Struct, frozen=True):
     document_ids: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def within(self, first: dt.date | None, last: dt.date | None) -> Filters:
+        """The same for the days from `first` to `last`; None is open."""
+        return msgspec.structs.replace(
+            self,
+            date_from=None if first is None else first.isoformat(),
+            date_to=None if last is None else last.isoformat(),
+        )
 
 
 class Queries(msgspec.Struct, frozen=True):

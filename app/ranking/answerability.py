@@ -16,6 +16,9 @@ import msgspec
 
 from contracts.types import Passage
 
+CONSIDERED = 5
+"""Hits whose similarities are looked at: as many as a question asks for when it does not say."""
+
 TOP_PASSAGES = 3
 """Passages whose words are looked at: those that a small model answers from."""
 
@@ -77,7 +80,7 @@ def features(question: str, passages: Sequence[Passage], bm25: float | None = No
     three letters, which say little, count only where there are no others; of longer ones the first five letters count,
     which is a stemmer for many languages. `bm25` is the score of the best hit, where terms were searched.
     """
-    cosines = sorted((passage.score for passage in passages), reverse=True)
+    cosines = sorted((passage.score for passage in passages[:CONSIDERED]), reverse=True)
     texts = [f"{passage.title}\n{passage.text}" for passage in passages[:TOP_PASSAGES]]
     asked = _stems(question)
     everything = set().union(*(_stems(text, short=True) for text in texts)) if texts else set()

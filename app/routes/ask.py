@@ -128,6 +128,8 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
         mode=body.mode,
         filters=body.narrowed(),
         rerank=body.rerank,
+        ranking=body.ranking,
+        self_query=body.self_query,
     )
 
 

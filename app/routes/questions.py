@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from app.errors import InvalidRequest
+from app.ranking.options import RankingOptions
 from contracts import wire
 from contracts.filters import METADATA_KEY
 from contracts.types import Filters, SearchMode
@@ -84,6 +85,13 @@ class QuestionBody(BaseModel):
         examples=["hybrid"],
     )
     filters: FiltersBody | None = Field(default=None, description="Look in these documents only.")
+    ranking: RankingOptions | None = Field(
+        default=None, description="How to choose and order passages, where it differs from PHAROS_RANKING."
+    )
+    self_query: bool | None = Field(
+        default=None,
+        description="Make what an English question says about dates and topics filters. Default: PHAROS_SELF_QUERY.",
+    )
     rerank: bool | None = Field(default=None, description="With the reranker or without. Default: PHAROS_RERANK.")
 
     @field_validator("question")

@@ -111,7 +111,7 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         response_class=Response,
         responses={
             200: {
-                "description": "The best passages, relevant or not, best first.",
+                "description": "The best passages, relevant or not, in the order that /ask would have them.",
                 "content": {wire.JSON: {"example": EXAMPLE}},
             },
             422: {"description": "The request is not valid.", "content": {wire.PROBLEM: {}}},
@@ -131,7 +131,27 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         if where:
             await topics.require(where)
         narrowed = body.narrowed()
-        question = Question(body.question, where, body.top_k, terms.deadline, body.mode, narrowed, body.rerank)
+        question = Question(
+            body.question,
+            where,
+            body.top_k,
+            terms.deadline,
+            body.mode,
+            narrowed,
+            body.rerank,
+            body.ranking,
+            body.self_query,
+        )
+            body.question,
+            where,
+            body.top_k,
+            terms.deadline,
+            body.mode,
+            narrowed,
+            body.rerank,
+            body.ranking,
+            body.self_query,
+        )
         explained = await retriever.explain(question, legs=body.stages)
         seconds = SearchTimings(
             queue=explained.queue_seconds,
@@ -154,7 +174,8 @@ def _hits(explained: Explained) -> tuple[SearchHit, ...]:
         last = explained.reranked
         rankings.append((RERANK, last))
     stages = {stage: _scores(ranking) for stage, ranking in rankings}
-    passages = shown([hit.passage for hit in last.hits])
+    hits = last.hits if explained.arranged is None else explained.arranged
+    passages = shown([hit.passage for hit in hits])
     return tuple(
         SearchHit(
             rank=rank,
@@ -162,7 +183,7 @@ def _hits(explained: Explained) -> tuple[SearchHit, ...]:
             passage=passage,
             stages={stage: scores[passage.id] for stage, scores in stages.items() if passage.id in scores},
         )
-        for rank, (hit, passage) in enumerate(zip(last.hits, passages, strict=True), start=1)
+        for rank, (hit, passage) in enumerate(zip(hits, passages, strict=True), start=1)
     )
 
 
