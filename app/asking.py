@@ -122,8 +122,6 @@ class Asker:
         prompt, passages = await self._grounding.ground(
             request.question, retrieved.passages, request.sampling, retrieved.prompt_order
         )
-            request.question, retrieved.passages, request.sampling, retrieved.prompt_order
-        )
         handed_over = time.monotonic()
         opened = await self._generation.open(prompt, terms)
         stream = opened.value

@@ -142,16 +142,6 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
             body.ranking,
             body.self_query,
         )
-            body.question,
-            where,
-            body.top_k,
-            terms.deadline,
-            body.mode,
-            narrowed,
-            body.rerank,
-            body.ranking,
-            body.self_query,
-        )
         explained = await retriever.explain(question, legs=body.stages)
         seconds = SearchTimings(
             queue=explained.queue_seconds,
