@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from app.ranking.answerability import FEATURES, Calibration, features
+from app.ranking.answerability import CONSIDERED, FEATURES, Calibration, features
 from contracts.types import Passage
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,6 @@ FALSE_REFUSALS = 0.1
 CURVE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SEED = 0
 _IN_FLIGHT = 16
-_TOP_K = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +94,14 @@ async def gathered(
 ) -> list[dict[str, float]]:
     """The features of each question, through POST /search. Raises httpx.HTTPError."""
     slots = asyncio.Semaphore(_IN_FLIGHT)
+    # What was searched, and not what is made of it: documents around a chunk hold words that were not found.
+    plain = {"parent_tokens": 0, "join_neighbours": False}
 
     async def one(question: Asked) -> dict[str, float]:
         async with slots:
-            response = await client.post("/search", json={"question": question.text, "mode": mode, "top_k": _TOP_K})
+            response = await client.post(
+                "/search", json={"question": question.text, "mode": mode, "top_k": CONSIDERED, "ranking": plain}
+            )
         response.raise_for_status()
         on_done()
         hits = response.json()["hits"]
@@ -201,7 +204,7 @@ async def run(args: argparse.Namespace) -> int:
     """Ask, fit, write."""
     asked = questions_of(args.set, limit=args.limit)
     for folder in args.foreign:
-        asked += questions_of(folder, foreign=True, limit=args.limit)
+        asked += questions_of(folder, foreign=True, limit=args.foreign_limit)
     async with httpx.AsyncClient(base_url=args.gateway, timeout=60, headers=_headers(args.api_key)) as client:
         rows = await gathered(client, asked, args.mode)
     with_bm25 = (*FEATURES, "bm25")
@@ -226,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--api-key", default="", help="where the gateway wants one")
     parser.add_argument("--mode", default="hybrid", choices=["hybrid", "dense", "sparse"], help="as users will search")
     parser.add_argument("--encoder", required=True, help="the encoder of the collection, as GET /v1/models names it")
-    parser.add_argument("--limit", type=int, help="questions of each set")
+    parser.add_argument("--limit", type=int, help="questions of the set")
+    parser.add_argument("--foreign-limit", type=int, default=200, help="questions of each other set")
     parser.add_argument("--out", type=Path, default=Path("answerability.json"), help="where to write the coefficients")
     try:
         return asyncio.run(run(parser.parse_args(arguments)))

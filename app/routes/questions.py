@@ -84,15 +84,20 @@ class QuestionBody(BaseModel):
         description="Search by vectors (dense), by words (sparse), or by both, fused. Default: PHAROS_SEARCH_MODE.",
         examples=["hybrid"],
     )
-    filters: FiltersBody | None = Field(default=None, description="Look in these documents only.")
+    filters: FiltersBody | None = Field(default=None, description="Look in these documents only.", examples=[None])
     ranking: RankingOptions | None = Field(
-        default=None, description="How to choose and order passages, where it differs from PHAROS_RANKING."
+        default=None,
+        description="How passages are chosen and ordered, where it differs from PHAROS_RANKING.",
+        examples=[{"duplicates_above": 0.9}],
     )
     self_query: bool | None = Field(
         default=None,
         description="Make what an English question says about dates and topics filters. Default: PHAROS_SELF_QUERY.",
+        examples=[False],
     )
-    rerank: bool | None = Field(default=None, description="With the reranker or without. Default: PHAROS_RERANK.")
+    rerank: bool | None = Field(
+        default=None, description="With the reranker or without. Default: PHAROS_RERANK.", examples=[None]
+    )
 
     @field_validator("question")
     @classmethod
