@@ -95,13 +95,11 @@ async def gathered(
     """The features of each question, through POST /search. Raises httpx.HTTPError."""
     slots = asyncio.Semaphore(_IN_FLIGHT)
     # What was searched, and not what is made of it: documents around a chunk hold words that were not found.
-    plain = {"parent_tokens": 0, "join_neighbours": False}
+    plain = {"top_k": CONSIDERED, "ranking": {"parent_tokens": 0, "join_neighbours": False}}
 
     async def one(question: Asked) -> dict[str, float]:
         async with slots:
-            response = await client.post(
-                "/search", json={"question": question.text, "mode": mode, "top_k": CONSIDERED, "ranking": plain}
-            )
+            response = await client.post("/search", json={"question": question.text, "mode": mode, **plain})
         response.raise_for_status()
         on_done()
         hits = response.json()["hits"]
