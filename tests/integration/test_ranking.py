@@ -14,6 +14,7 @@ import pytest
 from app.ranking.answerability import FEATURES, Calibration
 from tests.support import asking, processes
 from tests.support.processes import Service
+from training import answerability
 
 QUESTION = "What did the council of Norvane decide about the harbour?"
 OLD, NEW = "2001-02-03", "2026-01-02"
@@ -180,3 +181,44 @@ def test_a_calibration_for_another_encoder_refuses_nothing_and_says_so(
             for _ in range(2):
                 assert http.post("/ask", json={"question": QUESTION, "max_tokens": 4}).json()["sources"]
         assert (logs / f"gateway-{collection}-other.log").read_text().count("calibration is for the encoder") == 1
+
+
+def test_a_calibration_is_made_through_a_gateway_and_used_by_one(
+    http: httpx.Client,
+    collection: str,
+    simulated: Service,
+    milvus_lite: Service,
+    logs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [
+        *((f"What does paragraph {i} of the harbour story tell of quay {i} and crane {i}?", False) for i in range(30)),
+        *((f"Why was Zanzibar {i} painted mauve by Quentin?", True) for i in range(30)),
+    ]
+    rows = [
+        {"_id": str(i), "text": text, "metadata": {"article": f"a{i % 5}", "is_impossible": impossible}}
+        for i, (text, impossible) in enumerate(asked)
+    ]
+    (tmp_path / "queries.dev.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    out = tmp_path / "answerability.json"
+    arguments = ["--set", str(tmp_path), "--gateway", str(http.base_url), "--encoder", "hash", "--out", str(out)]
+    assert answerability.main(arguments) == 0
+    assert "{'answerable': 30, 'unanswerable': 30, 'foreign': 0}" in capsys.readouterr().out
+    for service in gateway(f"{collection}-calibrated", simulated, milvus_lite, logs, answerability=out):
+        with asking.client(service.url) as calibrated:
+
+            def refused(question: str) -> bool:
+                answer = calibrated.post("/ask", json={"question": question, "max_tokens": 4}).json()
+                return bool(answer["finish_reason"] == "nothing_relevant")
+
+            assert sum(refused(question) for question, impossible in asked if impossible) >= 27
+            assert sum(refused(question) for question, impossible in asked if not impossible) <= 6
+
+
+def test_a_gateway_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"_id": "1", "text": "Who?", "metadata": {"is_impossible": False}}
+    (tmp_path / "queries.jsonl").write_bytes(msgspec.json.encode(row))
+    url = f"http://127.0.0.1:{processes.free_port()}"
+    assert answerability.main(["--set", str(tmp_path), "--gateway", url, "--encoder", "hash"]) == 1
+    assert "ConnectError" in capsys.readouterr().err
