@@ -9,17 +9,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 from pymilvus import AnnSearchRequest, AsyncMilvusClient, MilvusException, RRFRanker
 
+from app.adapters.milvus_rows import dense_hit, hit_of, passage_of
 from app.errors import InvalidRequest, StoreDown, StoreFailed
 from contracts import collection as schema
-from contracts.analysis import coverage, terms
+from contracts.analysis import terms
 from contracts.collection import Manifest
 from contracts.filters import expression, span_filter, topic_filter
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import ChunkSpan, Filters, Found, Passage, Queries, SearchMode, TopicCount, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class MilvusStore:
         if mode == "dense" or manifest.language is None:
             fields = [*fields, "vector"] if with_vectors else fields
             rows = await self._dense(queries.vectors, where, limit, fields)
-            return Found("dense", [[_dense_hit(row) for row in hits] for hits in rows])
+            return Found("dense", [[dense_hit(row) for row in hits] for hits in rows])
         asked = [terms(text, manifest.language) for text in queries.texts]
         texts = [" ".join(words) for words in asked]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
@@ -95,7 +94,7 @@ class MilvusStore:
         else:
             rows = await self._hybrid(texts, queries.vectors, where, limit, fields)
         hits = [
-            [_hit(row, words, vector, with_vector=with_vectors) for row in found]
+            [hit_of(row, words, vector, with_vector=with_vectors) for row in found]
             for found, words, vector in zip(rows, asked, queries.vectors, strict=True)
         ]
         return Found(mode, hits)
@@ -178,7 +177,7 @@ class MilvusStore:
             return []
         fields = schema.fields_of((await self._manifest()).schema)
         rows = await self._query(self._collection, wanted, ["id", *fields], "Bounded", limit=CHUNKS_MAX)
-        passages = [_passage(row["id"], row, 0.0) for row in rows]
+        passages = [passage_of(row["id"], row, 0.0) for row in rows]
         return sorted(passages, key=lambda passage: (passage.document_id, passage.chunk or 0))
 
     async def topic_names(self) -> list[str]:
@@ -261,46 +260,6 @@ def leg_depth(limit: int) -> int:
     """How many of each leg's best are fused into `limit`. A passage that is deep in both legs seldom wins, and Milvus
     Lite's time grows with it: for 64 questions and 5,000 passages 0.3 s with 20 and 0.7 s with 50."""
     return max(limit, min(4 * limit, 50), 20)
-
-
-def _dense_hit(row: dict[str, Any]) -> Hit:
-    similarity = float(row["distance"])
-    stored = row["entity"].get("vector")
-    vector = None if stored is None else _unit(np.asarray(stored, dtype=np.float32))
-    return Hit(_passage(row["id"], row["entity"], similarity), similarity, vector=vector)
-
-
-def _hit(row: dict[str, Any], asked: list[str], vector: NDArray[np.float32], *, with_vector: bool) -> Hit:
-    entity = row["entity"]
-    stored = _unit(np.asarray(entity["vector"], dtype=np.float32))
-    similarity = float(stored @ vector)
-    return Hit(
-        _passage(row["id"], entity, similarity),
-        abs(float(row["distance"])),  # Milvus Lite gives BM25 as a negative distance.
-        coverage(asked, set(entity["terms"].split())),
-        stored if with_vector else None,
-    )
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    norm = float(np.linalg.norm(vector))
-    return vector / np.float32(norm) if norm else vector
-
-
-def _passage(id: str, entity: dict[str, Any], similarity: float) -> Passage:
-    return Passage(
-        id=id,
-        document_id=entity["document_id"],
-        title=entity["title"],
-        topic=entity["topic"],
-        date=entity["date"],
-        text=entity["text"],
-        score=similarity,
-        author=entity.get("author") or "",
-        metadata=entity.get("metadata") or {},
-        chunk=entity["chunk"],
-        start=entity.get("start"),
-    )
 
 
 def _counted(rows: list[dict[str, Any]]) -> int:
