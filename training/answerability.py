@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ FALSE_REFUSALS = 0.1
 """The share of answerable questions that may be refused wrongly; the threshold is set to it."""
 CURVE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SEED = 0
-_IN_FLIGHT = 16
+"""Of what is drawn and fitted: two runs give the same."""
+_IN_FLIGHT = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def questions_of(folder: Path, *, foreign: bool = False, limit: int | None = Non
             raise ValueError(f"{folder}: the metadata of {row['_id']!r} do not say is_impossible")
         group = f"{folder.name}/{metadata.get('article', row['_id'])}"
         asked.append(Asked(row["text"].strip(), group, not foreign and not metadata["is_impossible"], foreign))
-    return asked[:limit]
+    return asked if limit is None or limit >= len(asked) else random.Random(SEED).sample(asked, limit)
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -227,8 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--api-key", default="", help="where the gateway wants one")
     parser.add_argument("--mode", default="hybrid", choices=["hybrid", "dense", "sparse"], help="as users will search")
     parser.add_argument("--encoder", required=True, help="the encoder of the collection, as GET /v1/models names it")
-    parser.add_argument("--limit", type=int, help="questions of the set")
-    parser.add_argument("--foreign-limit", type=int, default=200, help="questions of each other set")
+    parser.add_argument("--limit", type=int, help="questions of the set, drawn by chance")
+    parser.add_argument("--foreign-limit", type=int, default=200, help="questions of each other set, drawn too")
     parser.add_argument("--out", type=Path, default=Path("answerability.json"), help="where to write the coefficients")
     try:
         return asyncio.run(run(parser.parse_args(arguments)))
