@@ -12,10 +12,12 @@ import msgspec
 from app.generation import GenerationPool
 from app.grounding import GroundUseCase
 from app.prompting import NOT_IN_DOCUMENTS
-from app.retrieval import RetrieveUseCase
+from app.ranking.options import RankingOptions
+from app.retrieval import Question, RetrieveUseCase
 from app.terms import Terms
 from app.topics import TopicDirectory
-from contracts.types import Passage, Sampling, Timings, Usage
+from contracts.ports import NO_FILTERS
+from contracts.types import Filters, Passage, Sampling, SearchMode, Timings, Usage
 
 TOP_K = 5
 """Passages to look at when a request does not say."""
@@ -34,13 +36,20 @@ class AskRequest:
     top_k: int
     sampling: Sampling
     terms: Terms = field(default_factory=Terms)
+    mode: SearchMode | None = None
+    filters: Filters = NO_FILTERS
+    rerank: bool | None = None
+    ranking: RankingOptions | None = None
+    self_query: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event."""
+    """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event. `mode` is how they
+    were really searched."""
 
     passages: tuple[Passage, ...]
+    mode: SearchMode
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -87,9 +96,21 @@ class Asker:
         if request.topics:
             await self._topics.require(request.topics)
         terms = request.terms
-        retrieved = await self._retriever.retrieve(request.question, request.topics, request.top_k, terms.deadline)
+        retrieved = await self._retriever.retrieve(
+            Question(
+                request.question,
+                request.topics,
+                request.top_k,
+                terms.deadline,
+                request.mode,
+                request.filters,
+                request.rerank,
+                request.ranking,
+                request.self_query,
+            )
+        )
         if not retrieved.passages:
-            yield Sources(())
+            yield Sources((), retrieved.mode)
             yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
             total = time.monotonic() - terms.arrived
             timings = Timings(
@@ -98,12 +119,14 @@ class Asker:
             yield Done(NOTHING_RELEVANT, Usage(0, 0), timings)
             return
         found = time.monotonic()
-        prompt, passages = await self._grounding.ground(request.question, retrieved.passages, request.sampling)
+        prompt, passages = await self._grounding.ground(
+            request.question, retrieved.passages, request.sampling, retrieved.prompt_order
+        )
         handed_over = time.monotonic()
         opened = await self._generation.open(prompt, terms)
         stream = opened.value
         try:
-            yield Sources(passages)
+            yield Sources(passages, retrieved.mode)
             while True:
                 delta = await stream.read()
                 if delta.text:
@@ -118,6 +141,7 @@ class Asker:
                         time_to_first_token=stream.first_token_after(terms.arrived),
                         generate=now - handed_over - opened.queued_seconds,
                         total=now - terms.arrived,
+                        rerank=retrieved.rerank_seconds,
                     )
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return

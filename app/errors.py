@@ -12,6 +12,7 @@ PharosError
 │   └── Draining            503  shutting down: what runs is finished, nothing new begins
 ├── DeadlineExceeded        504  it cannot be, or was not, finished in the time the request had
 ├── ModelServiceDown        503  app_llm cannot be reached or is not ready
+├── NoReranker              501  the served models have no cross-encoder
 ├── ModelServiceFailed      502  app_llm answered, but not with what it should
 ├── StoreDown               503  Milvus cannot be reached
 └── StoreFailed             502  Milvus answered with an error
@@ -79,6 +80,10 @@ class ModelServiceDown(PharosError):
 
 class ModelServiceFailed(PharosError):
     status, code, title = 502, "model_service_failed", "The model service failed"
+
+
+class NoReranker(PharosError):
+    status, code, title = 501, "no_reranker", "No reranker is served"
 
 
 class StoreDown(PharosError):

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from app.errors import PromptTooLong
 from app.prompting import TokenRuler, grounded_prompt
-from contracts.types import ModelCard, Passage, Prompt, Sampling
+from contracts.types import ModelCard, Passage, Prompt, PromptOrder, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class GroundUseCase(Protocol):
     """What makes prompts: `Grounding`, or a wrapper around it."""
 
     async def ground(
-        self, question: str, passages: Sequence[Passage], sampling: Sampling
+        self, question: str, passages: Sequence[Passage], sampling: Sampling, order: PromptOrder = "best_last"
     ) -> tuple[Prompt, tuple[Passage, ...]]: ...
 
 
@@ -37,13 +37,13 @@ class Grounding:
         self._prompt_tokens = prompt_tokens
 
     async def ground(
-        self, question: str, passages: Sequence[Passage], sampling: Sampling
+        self, question: str, passages: Sequence[Passage], sampling: Sampling, order: PromptOrder = "best_last"
     ) -> tuple[Prompt, tuple[Passage, ...]]:
         """The prompt, and those of the passages (best first) that are in it. Raises PromptTooLong, and what asking for
         the facts raises."""
         facts = await self._generator_facts()
         budget = min(self._prompt_tokens, facts.card.context_window - sampling.max_tokens)
-        grounded = grounded_prompt(question, passages, budget, facts.ruler)
+        grounded = grounded_prompt(question, passages, budget, facts.ruler, order)
         if not grounded.passages:
             raise PromptTooLong(
                 f"The question leaves no room for a passage in a prompt of {budget:,} tokens; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -15,17 +16,20 @@ from app.adapters.milvus import MilvusStore
 from app.adapters.model_client import HttpModelClient, Patience
 from app.adapters.model_facts import ModelFacts
 from app.admission import Admission, AdmissionLimits
+from app.arranging import AnswerabilityCheck, ArrangingRetriever, NarrowingRetriever
 from app.asking import Asker, AskUseCase
 from app.batching import BatchLimits
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.grounding import Grounding
-from app.merging import MergingEncoder
+from app.merging import MergingEncoder, MergingReranker
 from app.quota import Keyring
+from app.ranking.answerability import read_calibration
 from app.replicas import Health, Replicas
-from app.replicated import ReplicatedEncoder, ReplicatedGenerator
+from app.replicated import ReplicatedEncoder, ReplicatedGenerator, ReplicatedReranker
+from app.reranking import Reranking, RerankingRetriever
 from app.retrieval import Retriever
-from app.routes import ask, health, landing, openai, topics
+from app.routes import ask, health, landing, openai, search, topics
 from app.routes.health import Check
 from app.routes.middleware import BodyLimit, RequestIds
 from app.routes.openai import errors as openai_errors
@@ -36,7 +40,7 @@ from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
 from app.telemetry.middleware import Observed
-from app.telemetry.traced import TracedEncoder, TracedStore
+from app.telemetry.traced import TracedEncoder, TracedReranker, TracedStore
 from app.telemetry.wrappers import InstrumentedGrounding, InstrumentedRetriever, TextsNoted
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
@@ -46,7 +50,7 @@ from contracts.telemetry import APP, Stage
 from observability import exposition, http_metrics
 from observability.build import VERSION
 from observability.settings import OFF, TelemetrySettings
-from observability.tracing import start_tracing
+from observability.tracing import Tracing, start_tracing
 from observability.vitals import vitals
 
 BODY_BYTES_MAX = 1_000_000
@@ -123,6 +127,8 @@ def create_app(
             queue_seconds=settings.queue_seconds,
         ),
         min_score=settings.min_score,
+        min_coverage=settings.min_coverage,
+        mode=settings.search_mode,
         watch=KindWatch(metrics, Stage.SEARCH),
     )
     generation = GenerationPool(
@@ -142,7 +148,23 @@ def create_app(
     facts = ModelFacts(replicas)
     directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
-    asker: AskUseCase = Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory)
+    reranker = _merging_reranker(settings, replicas, KindWatch(metrics, Stage.RERANK), tracing)
+    reranking = Reranking(
+        reranker,
+        facts.reranker,
+        policy=settings.rerank,
+        candidates=settings.rerank_candidates,
+        skipped=metrics.rerank_skipped,
+    )
+    arranging = ArrangingRetriever(
+        RerankingRetriever(retriever, reranking),
+        store,
+        settings.ranking,
+        most=settings.search_top_k_max,
+        check=_answerability_check(settings, facts),
+    )
+    retrieving = InstrumentedRetriever(NarrowingRetriever(arranging, directory.names, always=settings.self_query))
+    asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
     if telemetry.log_texts:
         asker = TextsNoted(asker)
     served = ServedModels(facts.get, directory)
@@ -150,6 +172,7 @@ def create_app(
     queues: dict[str, Queue] = {
         "encode": encoder.batcher,
         "search": retriever.searching,
+        "rerank": reranker.batcher,
         "generate": generation.submitting,
     }
     registry.register(LiveGauges(lambda: gate.inside, settings.requests_max, queues, replicas))
@@ -165,6 +188,7 @@ def create_app(
             await stack.enter_async_context(watched_dependencies(registry, checks))
             await stack.enter_async_context(generation)
             await stack.enter_async_context(encoder.batcher)
+            await stack.enter_async_context(reranker.batcher)
             await stack.enter_async_context(retriever)
             yield
 
@@ -176,6 +200,7 @@ def create_app(
     )
     app.include_router(landing.router())
     app.include_router(ask.router(asker, settings))
+    app.include_router(search.router(retrieving, directory, settings))
     app.include_router(openai.router(served, chats, encoder, settings))
     app.include_router(topics.router(directory))
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
@@ -206,6 +231,17 @@ def create_app(
     return app
 
 
+def _answerability_check(settings: Settings, facts: ModelFacts) -> AnswerabilityCheck | None:
+    """None where no calibration is configured. Raises CalibrationError, a ValueError, for one that cannot be read."""
+    if not settings.answerability:
+        return None
+
+    async def encoder() -> str:
+        return (await facts.get()).card.encoder
+
+    return AnswerabilityCheck(read_calibration(Path(settings.answerability)), encoder)
+
+
 def merging_encoder(
     settings: Settings,
     replicas: Replicas,
@@ -229,9 +265,25 @@ def merging_encoder(
     )
 
 
+def _merging_reranker(settings: Settings, replicas: Replicas, watch: BatchWatch, tracing: Tracing) -> MergingReranker:
+    return MergingReranker(
+        TracedReranker(ReplicatedReranker(replicas), tracing),
+        slice_pairs=settings.rerank_batch_pairs,
+        limits=BatchLimits(
+            min(settings.queue_items, settings.rerank_batch_pairs),
+            settings.queue_items,
+            settings.rerank_in_flight,
+            batch_cost=settings.rerank_batch_pairs,
+            queue_seconds=settings.queue_seconds,
+        ),
+        backends=replicas.count,
+        watch=watch,
+    )
+
+
 def _is_work(path: str) -> bool:
-    return path == "/ask" or (path.startswith("/v1/") and not path.startswith("/v1/models"))
+    return path in ("/ask", "/search") or (path.startswith("/v1/") and not path.startswith("/v1/models"))
 
 
 def _needs_key(path: str) -> bool:
-    return path in ("/ask", "/topics") or path.startswith("/v1/")
+    return path in ("/ask", "/search", "/topics") or path.startswith("/v1/")

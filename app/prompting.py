@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from contracts.types import Message, Passage
+from contracts.types import Message, Passage, PromptOrder
 
 NOT_IN_DOCUMENTS = "not in the documents"
 """What the model is told to say, and the gateway says itself, when the passages do not hold the answer."""
@@ -46,14 +46,19 @@ class GroundedPrompt:
 
 
 def grounded_prompt(
-    question: str, passages: Sequence[Passage], budget_tokens: int, ruler: TokenRuler
+    question: str,
+    passages: Sequence[Passage],
+    budget_tokens: int,
+    ruler: TokenRuler,
+    order: PromptOrder = "best_last",
 ) -> GroundedPrompt:
     """The prompt for `question` from the best passages that fit into `budget_tokens`, best first.
 
-    `passages` come best first. The one that no longer fits is cut; those after it are left out. The question and the
-    instructions always stay whole: a budget too small for them gives a prompt without passages.
+    `passages` come best first; `order` is how the message has them. The one that no longer fits is cut; those after it
+    are left out. The question and the instructions always stay whole: a budget too small for them gives a prompt
+    without passages.
     """
-    fixed = ruler.count(INSTRUCTIONS) + ruler.count(_ask(question, [])) + CHAT_TEMPLATE_TOKENS
+    fixed = ruler.count(INSTRUCTIONS) + ruler.count(_ask(question, [], order)) + CHAT_TEMPLATE_TOKENS
     left = budget_tokens - fixed
     chosen: list[Passage] = []
     for passage in passages:
@@ -66,14 +71,20 @@ def grounded_prompt(
         if left - header >= WORTH_CUTTING_TOKENS:
             chosen.append(msgspec.structs.replace(passage, text=ruler.cut(passage.text, left - header)))
         break
-    messages = (Message("system", INSTRUCTIONS), Message("user", _ask(question, chosen)))
+    messages = (Message("system", INSTRUCTIONS), Message("user", _ask(question, chosen, order)))
     return GroundedPrompt(messages, tuple(chosen))
 
 
-def _ask(question: str, passages: Sequence[Passage]) -> str:
-    # Best passage last, next to the question: small models answer from what they read last (docs/benchmarks.md).
+def _ask(question: str, passages: Sequence[Passage], order: PromptOrder) -> str:
     numbered = [_numbered(number, passage) for number, passage in enumerate(passages, start=1)]
-    return f"{''.join(reversed(numbered))}Question: {question}\nAnswer in one short sentence."
+    match order:
+        case "best_last":  # next to the question: small models answer from what they read last (docs/benchmarks.md)
+            numbered.reverse()
+        case "ends":  # Liu et al., "Lost in the middle" (TACL 2024): long prompts are read best there; the best is last
+            numbered = numbered[1::2] + numbered[0::2][::-1]
+        case "best_first":
+            pass
+    return f"{''.join(numbered)}Question: {question}\nAnswer in one short sentence."
 
 
 def _numbered(number: int, passage: Passage) -> str:

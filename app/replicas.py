@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from app.errors import Draining, ModelServiceDown, Overloaded, PharosError
-from contracts.ports import Encoder, Generator
+from contracts.ports import Encoder, Generator, Reranker
 from contracts.types import ModelCard, Readiness
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ class ModelClient(Protocol):
     def encoder(self) -> Encoder: ...
 
     @property
+    def reranker(self) -> Reranker: ...
+
+    @property
     def generator(self) -> Generator: ...
 
     async def readiness(self) -> Readiness:
@@ -66,7 +69,8 @@ class ModelClient(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One model service and what this gateway has outstanding there: prompts, their tokens, and texts to encode.
+    """One model service and what this gateway has outstanding there: prompts, their tokens, and texts to encode or to
+    score.
 
     `failures` of calls and `silences`, questions about its readiness that were not answered, are counted in a row, and
     apart: one that says it is well and fails whatever it is given must not be believed.

@@ -1,7 +1,7 @@
-"""The ports `Encoder` and `Generator` over several replicas: choose one, and try another where that is safe.
+"""The ports `Encoder`, `Reranker` and `Generator` over several replicas: choose one, try another where that is safe.
 
-A call is sent again only while nobody has seen anything of its outcome: an encoding as a whole, a prompt before its
-first token (docs/decisions/0008-retries.md).
+A call is sent again only while nobody has seen anything of its outcome: an encoding or scores as a whole, a
+prompt before its first token (docs/decisions/0008-retries.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from app.errors import ModelServiceDown, ModelServiceFailed, Overloaded, PharosError
 from app.replicas import Replica, Replicas
-from contracts.types import Delta, Encoding, Frame, Prompt, PromptProblem
+from contracts.types import Delta, Encoding, Frame, Pair, Prompt, PromptProblem, Scores
 
 T = TypeVar("T")
 
@@ -80,6 +80,28 @@ class ReplicatedEncoder:
                 replica.texts -= len(texts)
 
         return await on_any(self._replicas, encode)
+
+
+class ReplicatedReranker:
+    """A `Reranker` that sends each call to the replica with the fewest texts outstanding."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says. Raises PharosError; NoReranker of one replica is the answer, since none of the others is
+        known to have one."""
+        started = time.monotonic()
+
+        async def rerank(replica: Replica) -> Scores:
+            left = None if timeout_seconds is None else timeout_seconds - (time.monotonic() - started)
+            replica.texts += len(pairs)
+            try:
+                return await replica.client.reranker.rerank(pairs, timeout_seconds=left)
+            finally:
+                replica.texts -= len(pairs)
+
+        return await on_any(self._replicas, rerank)
 
 
 class ReplicatedGenerator:

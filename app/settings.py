@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
-from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX
+from app.ranking.options import RankingOptions
+from contracts.types import SearchMode
+from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
 
 class Settings(BaseSettings):
@@ -26,6 +30,7 @@ class Settings(BaseSettings):
 
     question_chars_max: int = Field(2000, ge=1, description="Longer questions are refused.")
     top_k_max: int = Field(20, ge=1, le=1000, description="Most passages a question may ask for.")
+    search_top_k_max: int = Field(100, ge=1, le=1000, description="The same of POST /search.")
     max_tokens: int = Field(256, ge=1, description="Answer length when a request does not say.")
     max_tokens_max: int = Field(2048, ge=1, description="Longest answer a request may ask for.")
     prompt_tokens: int = Field(
@@ -34,6 +39,34 @@ class Settings(BaseSettings):
     min_score: float = Field(
         0.25, ge=-1, le=1, description="Cosine similarity below which a passage is not relevant (docs/benchmarks.md)."
     )
+    search_mode: SearchMode = Field(
+        "hybrid", description="How to search where a request does not say: hybrid, dense (vectors) or sparse (words)."
+    )
+    min_coverage: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Share of the question's words with which a passage is relevant however dissimilar.",
+    )
+
+    rerank: Literal["auto", "off"] = Field(
+        "auto", description="auto: passages are reranked where the model service has a reranker; off: never."
+    )
+    rerank_candidates: int = Field(50, ge=1, le=1000, description="Passages the reranker reads for a question.")
+    rerank_batch_pairs: int = Field(
+        128, ge=1, le=RERANK_PAIRS_MAX, description="Most pairs in one /rerank; 1024 suits a GPU."
+    )
+    rerank_in_flight: int = Field(2, ge=1, description="Concurrent /rerank calls.")
+    ranking: RankingOptions = Field(
+        RankingOptions(),
+        description='How passages are chosen and ordered, as JSON: {"mmr_lambda": 0.7} (docs/ranking.md).',
+    )
+    self_query: bool = Field(
+        False, description="Turn what an English question says about dates and topics into filters."
+    )
+    answerability: str = Field(
+        "", description="File by python -m training.answerability: questions that it doubts are refused. Empty: none."
+    )
 
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
     encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")
@@ -41,7 +74,7 @@ class Settings(BaseSettings):
     search_in_flight: int = Field(4, ge=1, description="Concurrent Milvus searches.")
     generate_batch_items: int = Field(64, ge=1, le=PROMPTS_MAX, description="Most prompts in one /generate.")
     generate_in_flight: int = Field(4, ge=1, description="Concurrent submissions (not streams).")
-    queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the three; beyond it 503.")
+    queue_items: int = Field(1024, ge=1, description="Most items waiting for each of the four; beyond it 503.")
     queue_tokens: int = Field(262_144, ge=1, description="Most tokens waiting, to be read and made; beyond it 503.")
     queue_seconds: float = Field(
         20.0, gt=0, description="Longest wait in a queue, as it now drains, that a request is let into; else 503."
@@ -68,7 +101,7 @@ class Settings(BaseSettings):
     replica_resolve_seconds: float = Field(5.0, gt=0, description="How often their names are resolved.")
 
     model_connect_timeout_seconds: float = Field(1.0, gt=0, description="To reach the model service.")
-    model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode call.")
+    model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode or /rerank call.")
     model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of a token stream.")
     model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
     milvus_timeout_seconds: float = Field(1.5, gt=0, description="For one Milvus call.")

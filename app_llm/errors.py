@@ -14,6 +14,10 @@ class NoTokenizer(ProblemError):
     status, code, title = 404, "no_tokenizer", "This model has no tokenizer file"
 
 
+class NoReranker(ProblemError):
+    status, code, title = 404, "no_reranker", "This model service has no reranker"
+
+
 class PromptRefused(Exception):
     """One prompt that cannot run; the rest of its batch can."""
 

@@ -23,6 +23,7 @@ class Plan:
     max_sequences: int
     compile: bool
     encoder_device: str
+    reranker_device: str
 
 
 def plan(settings: Settings, *, gpu: bool, cores: int, memory_bytes: int, cpu_flags: frozenset[str]) -> Plan:
@@ -30,18 +31,20 @@ def plan(settings: Settings, *, gpu: bool, cores: int, memory_bytes: int, cpu_fl
 
     On a CPU bfloat16 is taken only where the processor computes in it; emulated it is 3 to 4 times slower than float32.
     """
+    device = "cuda" if gpu else "cpu"
     native_bf16 = bool(cpu_flags & {"avx512_bf16", "amx_bf16", "bf16"})
     dtype = settings.dtype
     if dtype == "auto" and not gpu:
         dtype = "bfloat16" if native_bf16 else "float32"
     return Plan(
-        device="cuda" if gpu else "cpu",
+        device=device,
         dtype=dtype,
         threads=settings.threads or cores,
         kv_cache_gib=math.ceil(settings.kv_cache_gib) or min(16, max(1, round(memory_bytes * 0.1 / GIB))),
         max_sequences=settings.max_sequences or (256 if gpu else 32),
         compile=gpu if settings.compile == "auto" else settings.compile == "yes",
-        encoder_device=settings.encoder_device if settings.encoder_device != "auto" else ("cuda" if gpu else "cpu"),
+        encoder_device=settings.encoder_device if settings.encoder_device != "auto" else device,
+        reranker_device=settings.reranker_device if settings.reranker_device != "auto" else device,
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Literal
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from app.merging import MergingEncoder
+from app.merging import MergingEncoder, MergingReranker
 from app.watching import DROP_REASONS, DropReason, Unwatched
 from app_llm.generator import HoldingGenerator
 from contracts import telemetry
-from contracts.ports import Encoder
-from contracts.types import Delta, Encoding, Frame, Prompt
+from contracts.ports import Encoder, Reranker
+from contracts.types import Delta, Encoding, Frame, Pair, Prompt, Scores
 
 _TIMEOUT, _ENGINE_ERROR = "deadline_exceeded", "engine_failed"
 
@@ -28,28 +29,39 @@ class Metrics:
         self.encoded_texts = telemetry.ENCODED_TEXTS.counter(registry)
         self.encoded_tokens = telemetry.ENCODED_TOKENS.counter(registry)
         self.encode_seconds = telemetry.ENCODE_SECONDS.histogram(registry)
-        self.encoding = EncodeWatch(registry)
+        self.reranked_pairs = telemetry.RERANKED_PAIRS.counter(registry)
+        self.reranked_tokens = telemetry.RERANKED_TOKENS.counter(registry)
+        self.rerank_seconds = telemetry.RERANK_SECONDS.histogram(registry)
+        items = telemetry.BATCH_ITEMS.histogram(registry)
+        wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry)
+        dropped = telemetry.QUEUE_DROPPED.counter(registry)
+        self.encoding = CallsWatch("encode", items, wait, dropped)
+        self.reranking = CallsWatch("rerank", items, wait, dropped)
         self._held = telemetry.PROMPTS_HELD.gauge(registry)
         self._at_once = telemetry.PROMPTS_AT_ONCE.gauge(registry)
-        self._queued = telemetry.QUEUE_ITEMS.gauge(registry).labels("encode")
-        self._queue_max = telemetry.QUEUE_ITEMS_MAX.gauge(registry).labels("encode")
+        self._queued = telemetry.QUEUE_ITEMS.gauge(registry)
+        self._queue_max = telemetry.QUEUE_ITEMS_MAX.gauge(registry)
 
-    def watch(self, generator: HoldingGenerator, encoder: MergingEncoder) -> None:
+    def watch(
+        self, generator: HoldingGenerator, encoder: MergingEncoder, reranker: MergingReranker | None = None
+    ) -> None:
         """From now on the gauges are what these say when they are scraped."""
         self._held.set_function(lambda: generator.held)
         self._at_once.set_function(lambda: generator.at_once)
-        self._queued.set_function(lambda: encoder.batcher.queued)
-        self._queue_max.set(encoder.batcher.queue_items)
+        self._queued.labels("encode").set_function(lambda: encoder.batcher.queued)
+        self._queue_max.labels("encode").set(encoder.batcher.queue_items)
+        if reranker is not None:
+            self._queued.labels("rerank").set_function(lambda: reranker.batcher.queued)
+            self._queue_max.labels("rerank").set(reranker.batcher.queue_items)
 
 
-class EncodeWatch(Unwatched):
-    """Implements `app.watching.BatchWatch` for the encoder's batcher, whose items are calls."""
+class CallsWatch(Unwatched):
+    """Implements `app.watching.BatchWatch` for the encoder's or the reranker's batcher, whose items are calls."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._items = telemetry.BATCH_ITEMS.histogram(registry).labels("encode")
-        self._wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry).labels("encode")
-        dropped = telemetry.QUEUE_DROPPED.counter(registry)
-        self._dropped = {reason: dropped.labels("encode", reason) for reason in DROP_REASONS}
+    def __init__(self, kind: Literal["encode", "rerank"], items: Histogram, wait: Histogram, dropped: Counter) -> None:
+        self._items = items.labels(kind)
+        self._wait = wait.labels(kind)
+        self._dropped = {reason: dropped.labels(kind, reason) for reason in DROP_REASONS}
 
     def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
         self._items.observe(items)
@@ -75,6 +87,24 @@ class InstrumentedEncoder:
         metrics.encoded_texts.inc(len(texts))
         metrics.encoded_tokens.inc(sum(encoding.tokens))
         return encoding
+
+
+class InstrumentedReranker:
+    """A `Reranker` whose batches are measured."""
+
+    def __init__(self, reranker: Reranker, metrics: Metrics) -> None:
+        self._reranker = reranker
+        self._metrics = metrics
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says. Only what succeeds is counted."""
+        started = time.perf_counter()
+        scores = await self._reranker.rerank(pairs, timeout_seconds=timeout_seconds)
+        metrics = self._metrics
+        metrics.rerank_seconds.observe(time.perf_counter() - started)
+        metrics.reranked_pairs.inc(len(pairs))
+        metrics.reranked_tokens.inc(sum(scores.tokens))
+        return scores
 
 
 class InstrumentedGenerator:

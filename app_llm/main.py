@@ -38,7 +38,7 @@ BODY_BYTES_MAX = 64_000_000
 BODY_SECONDS = 10.0
 """To receive it: the gateway sends it in one go, over a network that is near."""
 
-WORK = frozenset({"/encode", "/generate", "/llm_ask"})
+WORK = frozenset({"/encode", "/rerank", "/generate", "/llm_ask"})
 """What draining refuses and waits for."""
 
 
@@ -65,7 +65,7 @@ def create_app(
     app = FastAPI(
         title="Pharos model service",
         version=VERSION,
-        description="A SentenceTransformer encoder and a vLLM generator behind one API.",
+        description="A SentenceTransformer encoder, a cross-encoder and a vLLM generator behind one API.",
         lifespan=lifespan,
     )
     app.include_router(router(models, gate))

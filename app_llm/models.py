@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Protocol
 
 from app.batching import BatchLimits
-from app.merging import MergingEncoder
+from app.merging import MergingEncoder, MergingReranker
 from app_llm.encoder import LocalEncoder, SentenceTransformerEncoder
 from app_llm.errors import NotReady
 from app_llm.generator import BatchedGenerator, Engine, HoldingGenerator
-from app_llm.hardware import plan_for_this_machine
-from app_llm.instrumented import InstrumentedEncoder, InstrumentedGenerator, Metrics
+from app_llm.hardware import Plan, plan_for_this_machine
+from app_llm.instrumented import InstrumentedEncoder, InstrumentedGenerator, InstrumentedReranker, Metrics
+from app_llm.reranker import CrossEncoderReranker
 from app_llm.settings import Settings
-from app_llm.traced import TracedEncoder, TracedGenerator, vllm_joins
-from contracts.ports import Encoder
-from contracts.types import Message, ModelCard, Prompt, Sampling
+from app_llm.traced import TracedEncoder, TracedGenerator, TracedReranker, vllm_joins
+from contracts.ports import Encoder, Reranker
+from contracts.types import Message, ModelCard, Pair, Prompt, Sampling
 from observability.settings import OFF, TelemetrySettings
 from observability.tracing import Tracing
 
@@ -46,6 +47,7 @@ class Loaded:
 
     card: ModelCard
     encoder: Encoder
+    reranker: Reranker | None
     generator: HoldingGenerator
     encoder_tokenizer: str
     generator_tokenizer: str
@@ -74,10 +76,10 @@ class Models:
         return self._loaded
 
     async def load(self) -> None:
-        """Load and warm up both models. Raises what their libraries raise."""
+        """Load and warm up every model. Raises what their libraries raise."""
         settings = self._settings
         started = time.monotonic()
-        local_encoder, engine = await self._start()
+        local_encoder, local_reranker, engine = await self._start()
         limits = BatchLimits(
             batch_items=settings.encoder_queue_calls,
             queue_items=settings.encoder_queue_calls,
@@ -90,11 +92,14 @@ class Models:
             watch=self._metrics.encoding,
         )
         await self._exit.enter_async_context(encoder.batcher)
+        reranker = None if local_reranker is None else await self._merging(local_reranker)
         batched = BatchedGenerator(engine, settings.served_generate_prompts)
-        self._metrics.watch(batched, encoder)
+        self._metrics.watch(batched, encoder, reranker)
         generator = InstrumentedGenerator(batched, self._metrics)
         log.info("warming up")
         await encoder.encode(["A first text, so that the first user does not wait for lazy initialisation."])
+        if reranker is not None:
+            await reranker.rerank([Pair("A first question?", "A first text.")])
         hello = Prompt("warm-up", (Message("user", "Say hello."),), sampling=Sampling(max_tokens=4))
         async for _ in generator.generate([hello]):
             pass
@@ -105,21 +110,41 @@ class Models:
             generator=_name(settings.model) if settings.engine != "simulated" else "simulated",
             context_window=engine.context_tokens,
             engine=settings.engine,
+            reranker="" if reranker is None else _reranker_name(settings),
         )
         self._loaded = Loaded(
             card,
             TracedEncoder(encoder, self._tracing, card.encoder) if self._tracing.on else encoder,
+            TracedReranker(reranker, self._tracing, card.reranker) if self._tracing.on and reranker else reranker,
             TracedGenerator(generator, self._tracing, card.generator) if self._tracing.on else generator,
             local_encoder.tokenizer_json(),
             engine.tokenizer_json(),
             engine.alive,
         )
-        log.info("ready after %.0f s: %s and %s", time.monotonic() - started, card.encoder, card.generator)
+        served = ", ".join(name for name in (card.encoder, card.reranker, card.generator) if name)
+        log.info("ready after %.0f s: %s", time.monotonic() - started, served)
 
-    async def _start(self) -> tuple[LocalEncoder, StoppableEngine]:
+    async def _merging(self, reranker: Reranker) -> MergingReranker:
         settings = self._settings
-        if settings.encoder == "hash" and settings.engine == "simulated":
-            return _hash_encoder(settings), _simulated_engine(settings)
+        merging = MergingReranker(
+            InstrumentedReranker(reranker, self._metrics),
+            # Not the forward pass' size: each question comes with as many pairs as the others, and first come, first
+            # served ends half of them earlier than taking turns does.
+            slice_pairs=settings.reranker_merge_pairs,
+            limits=BatchLimits(
+                batch_items=settings.reranker_queue_calls,
+                queue_items=settings.reranker_queue_calls,
+                batch_cost=settings.reranker_merge_pairs,
+            ),
+            watch=self._metrics.reranking,
+        )
+        await self._exit.enter_async_context(merging.batcher)
+        return merging
+
+    async def _start(self) -> tuple[LocalEncoder, Reranker | None, StoppableEngine]:
+        settings = self._settings
+        if settings.encoder == "hash" and settings.engine == "simulated" and not _needs_model(settings):
+            return _hash_encoder(settings), _overlap_reranker(settings), _simulated_engine(settings)
         plan = await asyncio.to_thread(plan_for_this_machine, settings)
         log.info("this machine: %s", plan)
         engine: StoppableEngine
@@ -141,7 +166,16 @@ class Models:
             )
         else:
             encoder = _hash_encoder(settings)
-        return encoder, engine
+        return encoder, await self._reranker(plan), engine
+
+    async def _reranker(self, plan: Plan) -> Reranker | None:
+        settings = self._settings
+        if not _needs_model(settings):
+            return _overlap_reranker(settings)
+        log.info("loading the reranker %s", settings.reranker_model)
+        return await CrossEncoderReranker.load(
+            settings.reranker_model, plan.reranker_device, plan.threads, settings.reranker_batch_pairs
+        )
 
     async def close(self) -> None:
         """Drain the encoder and end the engine's process."""
@@ -153,6 +187,21 @@ def _hash_encoder(settings: Settings) -> LocalEncoder:
     from app_llm.simulated import HashEncoder
 
     return HashEncoder(settings.simulated_dimension)
+
+
+def _needs_model(settings: Settings) -> bool:
+    """Whether a cross-encoder is to be loaded."""
+    return settings.reranker == "cross-encoder" and bool(settings.reranker_model)
+
+
+def _overlap_reranker(settings: Settings) -> Reranker | None:
+    from app_llm.simulated import OverlapReranker
+
+    return OverlapReranker() if settings.reranker == "overlap" else None
+
+
+def _reranker_name(settings: Settings) -> str:
+    return "overlap" if settings.reranker == "overlap" else _name(settings.reranker_model)
 
 
 def _simulated_engine(settings: Settings) -> StoppableEngine:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.serving import Gate
 from app.terms import terms_of
-from app_llm.errors import AllRefused
+from app_llm.errors import AllRefused, NoReranker
 from app_llm.models import Models
 from contracts import wire
 from contracts.types import Delta, Frame, Prompt, PromptProblem, Readiness
@@ -43,6 +43,28 @@ def router(models: Models, gate: Gate) -> APIRouter:
         if _wants_msgpack(request):
             return Response(wire.encoding_to_msgpack(encoding), media_type=wire.MSGPACK)
         return Response(wire.encoding_to_json(encoding), media_type=wire.JSON)
+
+    @routes.post(
+        "/rerank",
+        tags=["models"],
+        summary="Pairs of question and text to scores",
+        response_class=Response,
+        responses={200: {"content": {wire.JSON: {}, wire.MSGPACK: {}}}, 404: {"description": "No reranker"}},
+    )
+    async def rerank(body: wire.RerankRequest, request: Request) -> Response:
+        """Scores from 0 to 1, in the order of the pairs. `truncated` lists the pairs that were longer than the
+        reranker's window. 404 `no_reranker` where none is configured (PHAROS_LLM_RERANKER_MODEL)."""
+        reranker = models.loaded.reranker
+        if reranker is None:
+            raise NoReranker("No cross-encoder is configured here: set PHAROS_LLM_RERANKER_MODEL.")
+        try:
+            work = reranker.rerank(body.to_pairs(), timeout_seconds=terms_of(request).seconds_left)
+            scores = await unless_disconnected(request.receive, work)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if _wants_msgpack(request):
+            return Response(wire.scores_to_msgpack(scores), media_type=wire.MSGPACK)
+        return Response(wire.scores_to_json(scores), media_type=wire.JSON)
 
     @routes.post(
         "/generate",
@@ -83,7 +105,7 @@ def router(models: Models, gate: Gate) -> APIRouter:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @routes.get("/readyz", tags=["health"], summary="Both models have warmed up", response_class=Response)
+    @routes.get("/readyz", tags=["health"], summary="Every model has warmed up", response_class=Response)
     async def readyz() -> Response:
         """503 while the models load, and again from SIGTERM on, while running prompts are finished."""
         generator = models.loaded.generator

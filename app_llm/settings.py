@@ -44,6 +44,17 @@ class Settings(BaseSettings):
     encoder_merge_texts: int = Field(64, ge=1, description="Most texts of waiting calls merged; 512 suits a GPU.")
     encoder_queue_calls: int = Field(1024, ge=1, description="Calls that may wait for the encoder; beyond it 503.")
 
+    reranker: Literal["cross-encoder", "overlap"] = Field(
+        "cross-encoder", description="'overlap' scores by shared words, for load tests."
+    )
+    reranker_model: str = Field(
+        "", description="Cross-encoder that orders passages again: a local folder or a Hugging Face id; empty: none."
+    )
+    reranker_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    reranker_batch_pairs: int = Field(16, ge=1, description="Pairs per forward pass; 256 suits a GPU.")
+    reranker_merge_pairs: int = Field(64, ge=1, description="Most pairs of waiting calls merged; 512 suits a GPU.")
+    reranker_queue_calls: int = Field(1024, ge=1, description="Calls that may wait for the reranker; beyond it 503.")
+
     simulated_first_token_seconds: float = Field(0.05, ge=0, description="Simulated time to first token.")
     simulated_token_seconds: float = Field(0.01, ge=0, description="Simulated time between tokens.")
     simulated_answer_tokens: int = Field(64, ge=1, description="Simulated answer length, at most max_tokens.")

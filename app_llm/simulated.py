@@ -1,4 +1,4 @@
-"""An engine and an encoder without a model, for load tests: fast, configurable, deterministic. Never a default."""
+"""Engine, encoder and reranker without a model, for load tests: fast, configurable, deterministic. Never a default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from app_llm.errors import too_long
 from app_llm.generator import Accepted, Piece
 from app_llm.settings import Settings
-from contracts.types import Encoding, FinishReason, Prompt, Sampling
+from contracts.types import Encoding, FinishReason, Pair, Prompt, Sampling, Scores
 
 _NO_LETTERS = re.compile(r"\W+")
 
@@ -103,7 +103,7 @@ class HashEncoder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths: list[int] = []
         for row, text in zip(vectors, texts, strict=True):
-            words = [_NO_LETTERS.sub("", word) for word in text.lower().split()]
+            words = _words(text)
             lengths.append(len(words))
             for word in words[: self.window] or [""]:
                 digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
@@ -118,3 +118,26 @@ class HashEncoder:
     def tokenizer_json(self) -> str:
         """One token a word."""
         return WORD_TOKENIZER
+
+
+class OverlapReranker:
+    """The share of a question's different words that its text has too."""
+
+    window = 256
+    """Words of a pair that count."""
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:  # noqa: ARG002
+        scores = np.zeros(len(pairs), dtype=np.float32)
+        lengths: list[int] = []
+        for i, (question, text) in enumerate(pairs):
+            asked, said = _words(question), _words(text)
+            lengths.append(len(asked) + len(said))
+            asked = asked[: self.window]
+            wanted = set(asked)
+            if wanted:
+                scores[i] = len(wanted.intersection(said[: self.window - len(asked)])) / len(wanted)
+        return Scores(scores, tuple(lengths), tuple(i for i, length in enumerate(lengths) if length > self.window))
+
+
+def _words(text: str) -> list[str]:
+    return [_NO_LETTERS.sub("", word) for word in text.lower().split()]

@@ -14,10 +14,10 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanKind
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.merging import MergingEncoder
+from app.merging import MergingEncoder, MergingReranker
 from app_llm.generator import HoldingGenerator
 from contracts.telemetry import TRACEPARENT_HEADER, Outcome
-from contracts.types import Delta, Encoding, Frame, Prompt
+from contracts.types import Delta, Encoding, Frame, Pair, Prompt, Scores
 from observability import semconv
 from observability.context import current
 from observability.settings import TelemetrySettings
@@ -67,6 +67,28 @@ class TracedEncoder:
             served = await self._encoder.served(texts, deadline=deadline)
             if span.recording:
                 span.set({**semconv.of_encoding(served.value), semconv.PHAROS_QUEUE_SECONDS: served.queued_seconds})
+            return served.value
+
+
+class TracedReranker:
+    """The service's reranker, with a span for each call."""
+
+    def __init__(self, reranker: MergingReranker, tracing: Tracing, model: str) -> None:
+        self._reranker = reranker
+        self._tracing = tracing
+        self._model = model
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        with self._tracing.begin(
+            f"{semconv.RERANK} {self._model}",
+            parent=current_context(),
+            attributes={semconv.GEN_AI_REQUEST_MODEL: self._model},
+        ) as span:
+            served = await self._reranker.served(pairs, deadline=deadline)
+            if span.recording:
+                span.set({**semconv.of_scores(served.value), semconv.PHAROS_QUEUE_SECONDS: served.queued_seconds})
             return served.value
 
 

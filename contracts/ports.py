@@ -9,7 +9,24 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from contracts.types import Encoding, Frame, Passage, Prompt, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    Encoding,
+    Filters,
+    Found,
+    Frame,
+    Pair,
+    Passage,
+    Prompt,
+    Queries,
+    Scores,
+    SearchMode,
+    TopicCount,
+)
+
+NO_FILTERS = Filters()
+CHUNKS_MAX = 4_096
+"""Most chunks in one answer of `VectorStore.neighbours`."""
 
 
 class Encoder(Protocol):
@@ -19,6 +36,19 @@ class Encoder(Protocol):
         """One normalised float32 row per text, in the order given. An empty sequence gives shape (0, dimension).
 
         Nobody waits for the outcome longer than `timeout_seconds`: work that has not begun by then may be dropped.
+        """
+        ...
+
+
+class Reranker(Protocol):
+    """Questions with texts to scores, reading both together (a cross-encoder)."""
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """One score per pair, in the order given: 0 to 1, the higher the better the text answers the question. Pairs
+        are independent of each other, so that one call can carry those of many questions. No pairs give no scores.
+
+        A pair that is too long is cut at the end of its longer part. Nobody waits for the outcome longer than
+        `timeout_seconds`: work that has not begun by then may be dropped.
         """
         ...
 
@@ -41,10 +71,29 @@ class Generator(Protocol):
 
 
 class VectorStore(Protocol):
-    """Vectors to passages, partitioned by topic."""
+    """Questions to passages, partitioned by topic."""
 
-    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
-        """For each row of `vectors`, the `limit` nearest passages, best first. No topics means all of them."""
+    async def search(
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
+    ) -> Found:
+        """For each of `queries` the `limit` best passages, best first, in one round trip. No topics means all of them.
+
+        A store without terms searches by vectors, whatever the mode, and says so. Raises InvalidRequest for filters on
+        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`.
+        """
+        ...
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        """The chunks in `spans`, in one round trip, each once, by document and place. Their score is 0: nothing has
+        been asked. Spans that are empty, or of documents that are not there, give nothing; there are CHUNKS_MAX
+        chunks at most."""
         ...
 
     async def topic_names(self) -> list[str]:

@@ -34,6 +34,7 @@ class Stage(StrEnum):
     QUEUE = "queue"
     ENCODE = "encode"
     SEARCH = "search"
+    RERANK = "rerank"
     PROMPT = "prompt"
     GENERATE = "generate"
     TOTAL = "total"
@@ -130,6 +131,11 @@ NOT_IN_DOCUMENTS = Metric(
     "pharos_not_in_documents_total", "counter", _GATEWAY, "Questions for which no passage was relevant enough."
 )  # fmt: skip
 
+RERANK_SKIPPED = Metric(
+    "pharos_rerank_skipped_total", "counter", _GATEWAY,
+    "Questions whose passages kept the order of the search because reranking failed, by problem code.", ("reason",),
+)  # fmt: skip
+
 BATCH_ITEMS = Metric(
     "pharos_batch_items", "histogram", _BOTH, "Items in a batch sent to a backend.", ("kind",), ITEMS_BUCKETS
 )  # fmt: skip
@@ -172,6 +178,11 @@ ENCODED_TEXTS = Metric("pharos_llm_encoded_texts_total", "counter", _MODELS, "Te
 ENCODED_TOKENS = Metric("pharos_llm_encoded_tokens_total", "counter", _MODELS, "Tokens of the texts encoded.")
 ENCODE_SECONDS = Metric(
     "pharos_llm_encode_duration_seconds", "histogram", _MODELS, "One batch through the encoder.", (), DURATION_BUCKETS
+)  # fmt: skip
+RERANKED_PAIRS = Metric("pharos_llm_reranked_pairs_total", "counter", _MODELS, "Pairs of question and text scored.")
+RERANKED_TOKENS = Metric("pharos_llm_reranked_tokens_total", "counter", _MODELS, "Tokens of the pairs scored.")
+RERANK_SECONDS = Metric(
+    "pharos_llm_rerank_duration_seconds", "histogram", _MODELS, "One batch through the reranker.", (), DURATION_BUCKETS
 )  # fmt: skip
 GPU_UTILISATION = Metric(
     "pharos_gpu_utilization_ratio", "gauge", _MODELS, "Share of time in which a kernel ran (NVML).", ("gpu",)
@@ -229,8 +240,8 @@ LOG_FIELDS = ("time", "level", "logger", "message", "event", "request_id", "trac
 """Of every line, where they apply."""
 REQUEST_FIELDS = (
     "route", "method", "status", "outcome", "code", "stream", "topic", "api_key",
-    "queue_seconds", "encode_seconds", "search_seconds", "prompt_seconds", "generate_seconds", "total_seconds",
-    "first_token_seconds", "prompt_tokens", "completion_tokens", "finish_reason", "passages", "best_score",
-    "question", "answer",
+    "queue_seconds", "encode_seconds", "search_seconds", "rerank_seconds", "prompt_seconds", "generate_seconds",
+    "total_seconds", "first_token_seconds", "prompt_tokens", "completion_tokens", "finish_reason", "passages",
+    "best_score", "question", "answer",
 )  # fmt: skip
 """Of a request's line, where they apply; the last two only with PHAROS_LOG_TEXTS."""

@@ -6,7 +6,8 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime as dt
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+PromptOrder = Literal["best_last", "best_first", "ends"]
+"""Where a prompt has its best passages."""
+SearchMode = Literal["hybrid", "dense", "sparse"]
+"""By vectors, by terms (BM25), or by both, fused."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), one L2-normalised row a text."""
 
@@ -113,8 +118,33 @@ class Encoding(msgspec.Struct, frozen=True):
     truncated: tuple[int, ...] = ()
 
 
+class Pair(NamedTuple):
+    """A question and a text that may answer it."""
+
+    question: str
+    text: str
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """How well each text of some pairs answers its question, and what it took.
+
+    `scores` has one float32 a pair, 0 to 1: comparable between the pairs of one question, and between questions only as
+    far as the model is calibrated. `tokens[i]` is the length of pair i in the reranker's tokens before any truncation;
+    `truncated` lists the indices of the pairs that were longer than its window and were cut to it.
+    """
+
+    scores: NDArray[np.float32]
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...] = ()
+
+
 class Passage(msgspec.Struct, frozen=True):
-    """One chunk of a document as it is found. `score` is the cosine similarity to the question, -1 to 1."""
+    """One chunk of a document as it is found, or several neighbours joined. `score` is the cosine similarity to the
+    question, -1 to 1, however it was found.
+
+    `chunk` is its position in the document and `start` the position of its text in the document's, in characters; None
+    where the store does not know. `chunks` are the first and the last chunk of one that was joined from several.
+    """
 
     id: str
     document_id: str
@@ -123,6 +153,67 @@ class Passage(msgspec.Struct, frozen=True):
     date: str
     text: str
     score: float
+    author: str = ""
+    metadata: dict[str, Any] = {}
+    chunk: int | None = None
+    start: int | None = None
+    chunks: tuple[int, int] | None = None
+
+
+class ChunkSpan(msgspec.Struct, frozen=True):
+    """Chunks `first` to `last` of a document, both included; those that do not exist are left out."""
+
+    topic: str
+    document_id: str
+    first: int
+    last: int
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """What a passage's document must be; all that is given must hold, and of several values one. Days are inclusive
+    and written YYYY-MM-DD; a document whose date is not known is in no range."""
+
+    date_from: str | None = None
+    date_to: str | None = None
+    document_ids: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def within(self, first: dt.date | None, last: dt.date | None) -> Filters:
+        """The same for the days from `first` to `last`; None is open."""
+        return msgspec.structs.replace(
+            self,
+            date_from=None if first is None else first.isoformat(),
+            date_to=None if last is None else last.isoformat(),
+        )
+
+
+class Queries(msgspec.Struct, frozen=True):
+    """What is searched for together: row i of `vectors` is the meaning of text i."""
+
+    texts: tuple[str, ...]
+    vectors: Vectors
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A passage as a search found it.
+
+    `score` is by the search's mode: the cosine similarity, BM25, or reciprocal rank fusion's sum. `coverage` is the
+    share of the question's terms that the passage has, 0 to 1; None in a search by vectors alone. `vector` is the
+    passage's, where the search was asked for it.
+    """
+
+    passage: Passage
+    score: float
+    coverage: float | None = None
+    vector: NDArray[np.float32] | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The hits of each query, best first, and how they were searched: "dense" where the store has no terms."""
+
+    mode: SearchMode
+    hits: list[list[Hit]]
 
 
 class TopicCount(msgspec.Struct, frozen=True):
@@ -136,9 +227,9 @@ class TopicCount(msgspec.Struct, frozen=True):
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 
-    `queue` is all the waiting in the gateway's batchers; `encode` and `search` are the calls themselves; `prompt` is
-    making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from the arrival
-    of the request. A stage that was not reached is None.
+    `queue` is all the waiting in the gateway's batchers; `encode`, `search` and `rerank` are the calls themselves;
+    `prompt` is making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from
+    the arrival of the request. A stage that was not reached is None.
     """
 
     queue: float
@@ -148,10 +239,12 @@ class Timings(msgspec.Struct, frozen=True):
     time_to_first_token: float | None
     generate: float | None
     total: float
+    rerank: float | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens)."""
+    """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens).
+    `reranker` is "" where there is none."""
 
     encoder: str
     dimension: int
@@ -159,6 +252,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     generator: str
     context_window: int
     engine: str
+    reranker: str = ""
 
 
 class Readiness(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from contracts.types import Encoding, Frame, Message, Prompt, PromptProblem, Sampling
+from contracts.types import Encoding, Frame, Message, Pair, Prompt, PromptProblem, Sampling, Scores
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -23,9 +23,10 @@ PROBLEM = "application/problem+json"
 
 ENCODE_TEXTS_MAX = 4096
 """Texts in one /encode call; a caller with more sends several calls."""
+RERANK_PAIRS_MAX = 4096
+"""Pairs in one /rerank call."""
 PROMPTS_MAX = 512
 """Prompts in one /generate call."""
-
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, version 00. Callers of a later version must be able to say this one."""
@@ -58,6 +59,27 @@ class EncodeRequest(BaseModel):
     @classmethod
     def _are_unicode(cls, texts: list[str]) -> list[str]:
         return checked_unicode(texts)
+
+
+class RerankRequest(BaseModel):
+    """Body of POST /rerank."""
+
+    model_config = ConfigDict(extra="forbid")
+    pairs: list[tuple[str, str]] = Field(
+        max_length=RERANK_PAIRS_MAX,
+        description="Questions, each with a text that may answer it, at most 4,096 a call.",
+        examples=[[["Who won the final in Karachi?", "The hosts won the final in Karachi by three wickets."]]],
+    )
+
+    @field_validator("pairs")
+    @classmethod
+    def _are_unicode(cls, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        checked_unicode([text for pair in pairs for text in pair])
+        return pairs
+
+    def to_pairs(self) -> list[Pair]:
+        """The same as the values the rerankers take."""
+        return [Pair(question, text) for question, text in self.pairs]
 
 
 class MessageBody(BaseModel):
@@ -170,6 +192,19 @@ class _EncodingAsMsgpack(msgspec.Struct):
     truncated: tuple[int, ...]
 
 
+class _ScoresAsJson(msgspec.Struct):
+    scores: list[float]
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...]
+
+
+class _ScoresAsMsgpack(msgspec.Struct):
+    dtype: str
+    data: bytes
+    tokens: tuple[int, ...]
+    truncated: tuple[int, ...]
+
+
 def prompt_to_body(prompt: Prompt) -> dict[str, Any]:
     """The entry of `prompts` that says `prompt` (the inverse of `PromptBody.to_prompt`)."""
     sampling = prompt.sampling
@@ -216,6 +251,25 @@ def encoding_from_msgpack(body: bytes) -> Encoding:
     if wire.dtype != "<f4":
         raise ValueError(f"expected vectors of dtype '<f4', got {wire.dtype!r}")
     return Encoding(np.frombuffer(wire.data, dtype="<f4").reshape(wire.shape), wire.tokens, wire.truncated)
+
+
+def scores_to_json(scores: Scores) -> bytes:
+    """Body of a /rerank answer as JSON."""
+    return msgspec.json.encode(_ScoresAsJson(scores.scores.tolist(), scores.tokens, scores.truncated))
+
+
+def scores_to_msgpack(scores: Scores) -> bytes:
+    """Body of a /rerank answer as MessagePack: `data` is little-endian float32."""
+    data = scores.scores.astype("<f4").tobytes()
+    return msgspec.msgpack.encode(_ScoresAsMsgpack("<f4", data, scores.tokens, scores.truncated))
+
+
+def scores_from_msgpack(body: bytes) -> Scores:
+    """The inverse of `scores_to_msgpack`. Raises `msgspec.ValidationError` or ValueError for anything else."""
+    wire = msgspec.msgpack.decode(body, type=_ScoresAsMsgpack)
+    if wire.dtype != "<f4":
+        raise ValueError(f"expected scores of dtype '<f4', got {wire.dtype!r}")
+    return Scores(np.frombuffer(wire.data, dtype="<f4"), wire.tokens, wire.truncated)
 
 
 _json_encoder = msgspec.json.Encoder()

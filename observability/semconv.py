@@ -19,7 +19,7 @@ from opentelemetry.semconv.attributes import (
 )
 from opentelemetry.semconv.schemas import Schemas
 
-from contracts.types import Encoding, Prompt
+from contracts.types import Encoding, Prompt, Scores
 
 SCHEMA_URL: Final = Schemas.V1_44_0.value
 
@@ -54,6 +54,8 @@ CHAT: Final = "chat"
 TEXT_COMPLETION: Final = "text_completion"
 EMBEDDINGS: Final = "embeddings"
 """Values of gen_ai.operation.name."""
+RERANK: Final = "rerank"
+"""Another, which the convention does not list."""
 
 DB_RESPONSE_RETURNED_ROWS: Final = "db.response.returned_rows"
 """In development, as the package says."""
@@ -74,6 +76,8 @@ PHAROS_PASSAGES: Final = "pharos.passages"
 PHAROS_BEST_SCORE: Final = "pharos.best_score"
 PHAROS_TEXTS: Final = "pharos.encode.texts"
 PHAROS_TEXTS_TRUNCATED: Final = "pharos.encode.texts_truncated"
+PHAROS_PAIRS: Final = "pharos.rerank.pairs"
+PHAROS_PAIRS_TRUNCATED: Final = "pharos.rerank.pairs_truncated"
 PHAROS_QUEUE_SECONDS: Final = "pharos.queue.seconds"
 """How long work waited in a batcher."""
 PHAROS_CALLERS: Final = "pharos.batch.callers"
@@ -105,4 +109,14 @@ def of_encoding(encoding: Encoding) -> dict[str, str | int]:
         GEN_AI_USAGE_INPUT_TOKENS: sum(encoding.tokens),
         PHAROS_TEXTS: int(rows),
         PHAROS_TEXTS_TRUNCATED: len(encoding.truncated),
+    }
+
+
+def of_scores(scores: Scores) -> dict[str, str | int]:
+    """What the reranker did."""
+    return {
+        GEN_AI_OPERATION_NAME: RERANK,
+        GEN_AI_USAGE_INPUT_TOKENS: sum(scores.tokens),
+        PHAROS_PAIRS: len(scores.scores),
+        PHAROS_PAIRS_TRUNCATED: len(scores.truncated),
     }

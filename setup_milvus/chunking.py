@@ -25,7 +25,7 @@ _SENTENCE_END = re.compile(r"[.!?]['\"”’)]?$")
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One passage, the `index`th of its document's `of`: `text` is stored and shown, `encoded` (heading and text) is
-    what the vector is made of."""
+    what the vector is made of. `text` begins at character `start` of the document's."""
 
     id: str
     document: Document
@@ -33,6 +33,7 @@ class Chunk:
     of: int
     text: str
     encoded: str
+    start: int = 0
 
 
 def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overlap_tokens: int) -> list[Chunk]:
@@ -45,37 +46,45 @@ def chunks_of(document: Document, tokenizer: Tokenizer, chunk_tokens: int, overl
     heading = _cut_tokens(document.title, tokenizer, chunk_tokens // HEADING_SHARE)
     used = SPECIAL_TOKENS + (len(_offsets(heading, tokenizer)) + 1 if heading else 0)
     # A text of which the tokenizer makes nothing is still a passage: its heading can be found.
-    slices = split(document.text, _offsets(document.text, tokenizer), chunk_tokens - used, overlap_tokens) or [""]
+    offsets = _offsets(document.text, tokenizer)
+    slices = placed_slices(document.text, offsets, chunk_tokens - used, overlap_tokens) or [(0, "")]
     # One token can be a word of any length, and Milvus bounds a field.
-    texts = [piece for text in slices for piece in _pieces(text)]
+    pieces = [piece for start, text in slices for piece in _pieces(start, text)]
     chunks = []
-    for index, text in enumerate(texts):
+    for index, (start, text) in enumerate(pieces):
         encoded = f"{heading}\n{text}".strip()
-        chunks.append(Chunk(_chunk_id(document.id, index, text), document, index, len(texts), text, encoded))
+        chunks.append(Chunk(_chunk_id(document.id, index, text), document, index, len(pieces), text, encoded, start))
     return chunks
 
 
 def split(text: str, offsets: Sequence[tuple[int, int]], size: int, overlap: int) -> list[str]:
     """Slices of `text` of at most `size` tokens each; `offsets` are the tokens' character spans."""
-    slices: list[str] = []
+    return [piece for _, piece in placed_slices(text, offsets, size, overlap)]
+
+
+def placed_slices(text: str, offsets: Sequence[tuple[int, int]], size: int, overlap: int) -> list[tuple[int, str]]:
+    """As `split`, each slice with the character of `text` that it begins at."""
+    slices: list[tuple[int, str]] = []
     start = 0
     while start < len(offsets):
         end = min(start + size, len(offsets))
         if end < len(offsets):
             end = _sentence_end(text, offsets, start, end)
-        slices.append(text[offsets[start][0] : offsets[end - 1][1]].strip())
+        piece = text[offsets[start][0] : offsets[end - 1][1]]
+        slices.append((offsets[start][0] + len(piece) - len(piece.lstrip()), piece.strip()))
         if end == len(offsets):
             break
         start = max(end - overlap, start + 1)
     return slices
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(start: int, text: str) -> Iterator[tuple[int, str]]:
     piece = cut_bytes(text, TEXT_BYTES_MAX)
-    yield piece
+    yield start, piece
     while text := text[len(piece) :]:
+        start += len(piece)
         piece = cut_bytes(text, TEXT_BYTES_MAX)
-        yield piece
+        yield start, piece
 
 
 def _sentence_end(text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> int:

@@ -1,4 +1,4 @@
-"""One model service (`app_llm`) over HTTP: `Encoder`, `Generator`, and what it says of itself."""
+"""One model service (`app_llm`) over HTTP: `Encoder`, `Reranker`, `Generator`, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from app.errors import (
     InvalidRequest,
     ModelServiceDown,
     ModelServiceFailed,
+    NoReranker,
     Overloaded,
     PharosError,
 )
 from app.replicas import Address
 from contracts import wire
 from contracts.telemetry import REQUEST_TIMEOUT_HEADER
-from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness
+from contracts.types import Delta, Encoding, Frame, ModelCard, Pair, Prompt, Readiness, Scores
 from observability.trace_context import current_headers
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class HttpModelClient:
     def __init__(self, address: Address, patience: Patience) -> None:
         self._service = _Service(address, patience)
         self.encoder = HttpEncoder(self._service)
+        self.reranker = HttpReranker(self._service)
         self.generator = HttpGenerator(self._service)
 
     async def readiness(self) -> Readiness:
@@ -170,6 +172,28 @@ class HttpEncoder:
         return encoding
 
 
+class HttpReranker:
+    """`Reranker` through POST /rerank."""
+
+    def __init__(self, service: _Service) -> None:
+        self._service = service
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says. Raises PharosError, NoReranker among them."""
+        body = {"pairs": list(pairs)}
+        async with self._service.request(
+            "POST", "/rerank", body, wire.MSGPACK, timeout_seconds=timeout_seconds, also=current_headers()
+        ) as response:
+            content = await response.aread()
+        try:
+            scores = wire.scores_from_msgpack(content)
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise ModelServiceFailed("The model service answered /rerank with something else than scores.") from exc
+        if len(scores.scores) != len(pairs):
+            raise ModelServiceFailed(f"The model service sent {len(scores.scores)} scores for {len(pairs)} pairs.")
+        return scores
+
+
 class HttpGenerator:
     """`Generator` through POST /generate and POST /abort."""
 
@@ -212,7 +236,7 @@ class _Problem(msgspec.Struct):
     code: str = ""
 
 
-_SHARED = {error.code: error for error in (Overloaded, Draining, DeadlineExceeded)}
+_SHARED = {error.code: error for error in (Overloaded, Draining, DeadlineExceeded, NoReranker)}
 """What means the same in both services."""
 
 

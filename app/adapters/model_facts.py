@@ -33,6 +33,10 @@ class ModelFacts:
                 self._epoch = epoch
             return self._facts
 
+    async def reranker(self) -> str:
+        """The name of the served reranker, "" for none. Raises as `get`."""
+        return (await self.get()).card.reranker
+
     async def _fetch(self, known: GeneratorFacts | None) -> GeneratorFacts:
         return await on_any(self._replicas, lambda replica: self._facts_of(replica.client, known))
 

@@ -7,7 +7,17 @@ import time
 from prometheus_client import CollectorRegistry, Histogram
 
 from app.asking import NOTHING_RELEVANT
-from app.errors import Draining, InvalidRequest, Overloaded, QuotaExceeded, Unauthorized, UnknownTopic
+from app.errors import (
+    Draining,
+    InvalidRequest,
+    ModelServiceDown,
+    ModelServiceFailed,
+    NoReranker,
+    Overloaded,
+    QuotaExceeded,
+    Unauthorized,
+    UnknownTopic,
+)
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
@@ -35,6 +45,7 @@ class Metrics:
         self._prompt_tokens = telemetry.PROMPT_TOKENS.counter(registry)
         self._best_score = telemetry.BEST_SCORE.histogram(registry)
         self._not_in_documents = telemetry.NOT_IN_DOCUMENTS.counter(registry)
+        self._rerank_skipped = telemetry.RERANK_SKIPPED.counter(registry)
         self.batch_items = telemetry.BATCH_ITEMS.histogram(registry)
         self.batch_wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry)
         self.dropped = telemetry.QUEUE_DROPPED.counter(registry)
@@ -52,6 +63,12 @@ class Metrics:
         self._no_first_token.labels(NOTHING_RELEVANT)
         for error in (Overloaded, Draining, QuotaExceeded, Unauthorized, InvalidRequest, UnknownTopic):
             self._refused.labels(error.code)
+        for skipped in (Overloaded, ModelServiceDown, ModelServiceFailed, NoReranker):
+            self._rerank_skipped.labels(skipped.code)
+
+    def rerank_skipped(self, reason: str) -> None:
+        """Count a question that kept the order of the search."""
+        self._rerank_skipped.labels(reason).inc()
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -98,7 +115,7 @@ class Metrics:
 
 
 class KindWatch:
-    """Implements `app.token_stream.StreamWatch` for one kind of work: encode, search or generate."""
+    """Implements `app.token_stream.StreamWatch` for one kind of work: encode, search, rerank or generate."""
 
     def __init__(self, metrics: Metrics, stage: Stage) -> None:
         self._stage = stage

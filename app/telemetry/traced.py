@@ -1,4 +1,4 @@
-"""The ports `Encoder` and `VectorStore` with a span around each call.
+"""The ports `Encoder`, `Reranker` and `VectorStore` with a span around each call.
 
 Calls are batches: a span is inside its request's trace when there is one request, and linked to all of them when there
 are several (`Tracing.begin_batch`). The requests are those that app/merging.py and app/retrieval.py name.
@@ -10,8 +10,19 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import SpanKind
 
-from contracts.ports import Encoder, VectorStore
-from contracts.types import Encoding, Passage, TopicCount, Vectors
+from contracts.ports import NO_FILTERS, Encoder, Reranker, VectorStore
+from contracts.types import (
+    ChunkSpan,
+    Encoding,
+    Filters,
+    Found,
+    Pair,
+    Passage,
+    Queries,
+    Scores,
+    SearchMode,
+    TopicCount,
+)
 from observability import semconv
 from observability.trace_context import callers_now, current_context
 from observability.tracing import OpenSpan, Tracing
@@ -33,6 +44,22 @@ class TracedEncoder:
             return encoding
 
 
+class TracedReranker:
+    """The same for scores."""
+
+    def __init__(self, reranker: Reranker, tracing: Tracing) -> None:
+        self._reranker = reranker
+        self._tracing = tracing
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        """As the port says."""
+        with self._tracing.begin_batch(semconv.RERANK, callers_now()) as span:
+            scores = await self._reranker.rerank(pairs, timeout_seconds=timeout_seconds)
+            if span.recording:
+                span.set(semconv.of_scores(scores))
+            return scores
+
+
 class TracedStore:
     """Around the store's client. `collection` is what the spans name."""
 
@@ -41,14 +68,31 @@ class TracedStore:
         self._tracing = tracing
         self._collection = collection
 
-    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
+    async def search(
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
+    ) -> Found:
         """As the port says."""
-        attributes: dict[str, str | int] = {**self._attributes("search"), semconv.DB_OPERATION_BATCH_SIZE: len(vectors)}
+        size = len(queries.texts)
+        attributes: dict[str, str | int] = {**self._attributes("search"), semconv.DB_OPERATION_BATCH_SIZE: size}
         with self._tracing.begin_batch(f"search {self._collection}", callers_now(), attributes) as span:
-            found = await self._store.search(vectors, topics, limit)
+            found = await self._store.search(
+                queries, topics, limit, mode=mode, filters=filters, with_vectors=with_vectors
+            )
             if span.recording:
-                span.set({semconv.DB_RESPONSE_RETURNED_ROWS: sum(map(len, found))})
+                span.set({semconv.DB_RESPONSE_RETURNED_ROWS: sum(map(len, found.hits))})
             return found
+
+    async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
+        """As the port says."""
+        with self._begin("neighbours"):
+            return await self._store.neighbours(spans)
 
     async def topic_names(self) -> list[str]:
         """As the port says."""

@@ -42,6 +42,7 @@ def models() -> dashboard.Dashboard:
             ("Memory of the engine", _memory()),
             ("How fast is the engine?", _speed()),
             ("Encoder", _encoder()),
+            ("Reranker, where there is one", _reranker()),
             ("GPU", _gpu()),
             ("Process", _process()),
         ],
@@ -203,6 +204,34 @@ def _encoder() -> list[Panel]:
             COUNT,
             buckets(t.BATCH_ITEMS, job=t.APP_LLM, **HERE),
             span=6,
+        ),
+    ]
+
+
+def _reranker() -> list[Panel]:
+    return [
+        lines(
+            "Pairs scored a second",
+            "Each is a question and a passage; by default a question comes with 50.",
+            PER_SECOND,
+            [ask(rate(t.RERANKED_PAIRS, "instance", **HERE), "{{instance}}")],
+            limit=None,
+            stacked=True,
+        ),
+        lines(
+            "Tokens scored a second",
+            "What the reranker's work is made of.",
+            PER_SECOND,
+            [ask(rate(t.RERANKED_TOKENS, "instance", **HERE), "{{instance}}")],
+            limit=None,
+            stacked=True,
+        ),
+        lines(
+            "Time of one pass of the reranker",
+            "One batch of pairs through the reranker.",
+            SECONDS,
+            percentiles(t.RERANK_SECONDS, where=HERE),
+            limit=STAGE,
         ),
     ]
 

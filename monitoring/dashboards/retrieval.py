@@ -71,6 +71,22 @@ def _speed() -> list[Panel]:
             limit=STAGE,
             span=12,
         ),
+        lines(
+            "Time to rerank a question's passages",
+            "One call to the model service's reranker, as the gateway sees it; nothing where there is none.",
+            SECONDS,
+            percentiles(t.STAGE_SECONDS, where={"stage": t.Stage.RERANK, **HERE}, exemplars=True),
+            limit=STAGE,
+            span=12,
+        ),
+        lines(
+            "Questions that were not reranked since that failed",
+            "They keep the order of the search, by why. Lasting ones mean that the reranker is away or too slow.",
+            PER_SECOND,
+            [ask(rate(t.RERANK_SKIPPED, "reason", **HERE), "{{reason}}")],
+            limit=SOME,
+            span=12,
+        ),
         *(
             lines(
                 f"{name} of a search, by topic",

@@ -35,12 +35,14 @@ PARTS = {"stage": f"!={t.Stage.TOTAL}"}
 KINDS = {
     "encode": ("questions to be encoded", "the encoder"),
     "search": ("questions to be looked up", "Milvus"),
+    "rerank": ("questions whose passages are to be reranked", "the reranker"),
     "generate": ("prompts to be answered", "a model service"),
 }
 """The gateway's batchers: what waits in each, and for whom."""
 STAGES_ARE = (
     "queue: waiting for a place in a batch. encode: the question becomes a vector. search: Milvus finds passages. "
-    "prompt: they are put together. generate: the model answers."
+    "rerank: a cross-encoder orders them, where there is one. prompt: they are put together. "
+    "generate: the model answers."
 )
 
 

@@ -22,13 +22,18 @@ def test_an_answer_has_its_sources_usage_and_timings(http: httpx.Client) -> None
     assert 1 <= len(answer["sources"]) <= 3
     best = answer["sources"][0]
     assert "Bellmarsh" in best["title"]
-    assert set(best) == {"id", "document_id", "title", "topic", "date", "score", "text"}
-    assert [s["score"] for s in answer["sources"]] == sorted((s["score"] for s in answer["sources"]), reverse=True)
+    assert set(best) == {
+        "id", "document_id", "title", "topic", "date", "score", "text", "author", "metadata",
+        "chunk", "start", "chunks",
+    }  # fmt: skip
+    assert (best["chunk"], best["start"], best["chunks"]) == (0, 0, None)
+    assert answer["mode"] == "hybrid"
     assert answer["usage"]["completion_tokens"] == 8
     timings = answer["timings"]
     assert set(timings) == {
-        "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total",
+        "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total", "rerank",
     }  # fmt: skip
+    assert timings.pop("rerank") is None
     assert all(seconds >= 0 for seconds in timings.values())
     assert timings["time_to_first_token"] <= timings["total"]
     parts = timings["queue"] + timings["encode"] + timings["search"] + timings["prompt"] + timings["generate"]

@@ -26,7 +26,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "outcome": tuple(Outcome),
     "stage": tuple(Stage),
     "topic": ("science", "business", "all"),
-    "kind": ("encode", "search", "generate"),
+    "kind": ("encode", "search", "rerank", "generate"),
     "replica": ("127.0.0.1:8080",),
     "state": ("ready", "ejected"),
     "dependency": ("milvus", "model_service"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.errors import PharosError
 from app.replicas import Address, Health, ModelClient, Replica, Replicas
-from contracts.types import Delta, Encoding, Frame, ModelCard, Prompt, Readiness, Usage
+from contracts.types import Delta, Encoding, Frame, ModelCard, Pair, Prompt, Readiness, Scores, Usage
 
 Say = Frame | PharosError
 """What comes next on a stream; an error ends it."""
@@ -18,7 +18,7 @@ Say = Frame | PharosError
 
 @dataclass(eq=False)
 class FakeService:
-    """Implements `app.replicas.ModelClient`, `Encoder` and `Generator`.
+    """Implements `app.replicas.ModelClient`, `Encoder`, `Reranker` and `Generator`.
 
     A stream says what is put into `script`, and then, unless it was an error, ends each of its prompts; with `waits`
     it goes on only when `go_on` is set. `fails` is what every other call raises.
@@ -35,12 +35,17 @@ class FakeService:
     probed: asyncio.Event = field(default_factory=asyncio.Event)
     given: list[list[Prompt]] = field(default_factory=list)
     encoded: list[tuple[list[str], float | None]] = field(default_factory=list)
+    reranked: list[tuple[list[Pair], float | None]] = field(default_factory=list)
     aborted: list[list[str]] = field(default_factory=list)
     streams: int = 0
     closed: bool = False
 
     @property
     def encoder(self) -> FakeService:
+        return self
+
+    @property
+    def reranker(self) -> FakeService:
         return self
 
     @property
@@ -66,6 +71,13 @@ class FakeService:
         if self.fails is not None:
             raise self.fails
         return Encoding(np.ones((len(texts), 2), np.float32), (1,) * len(texts))
+
+    async def rerank(self, pairs: Sequence[Pair], *, timeout_seconds: float | None = None) -> Scores:
+        self.reranked.append((list(pairs), timeout_seconds))
+        await self._turn()
+        if self.fails is not None:
+            raise self.fails
+        return Scores(np.full(len(pairs), 0.5, np.float32), (1,) * len(pairs))
 
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         self.given.append(list(prompts))

@@ -26,6 +26,7 @@ def test_an_old_cpu_gets_float32() -> None:
         max_sequences=32,
         compile=False,
         encoder_device="cpu",
+        reranker_device="cpu",
     )
 
 
@@ -61,7 +62,13 @@ def test_the_cache_is_a_tenth_of_the_memory_within_bounds(memory_gib: float, kv_
 @pytest.mark.parametrize("gpu", [False, True])
 def test_what_is_set_is_kept(gpu: bool) -> None:
     settings = Settings(
-        dtype="float16", threads=3, kv_cache_gib=24, max_sequences=7, compile="yes", encoder_device="cuda:1"
+        dtype="float16",
+        threads=3,
+        kv_cache_gib=24,
+        max_sequences=7,
+        compile="yes",
+        encoder_device="cuda:1",
+        reranker_device="cuda:2",
     )
     assert plan_for(settings, gpu=gpu, cpu_flags=AMX) == Plan(
         device="cuda" if gpu else "cpu",
@@ -71,6 +78,7 @@ def test_what_is_set_is_kept(gpu: bool) -> None:
         max_sequences=7,
         compile=True,
         encoder_device="cuda:1",
+        reranker_device="cuda:2",
     )
 
 

@@ -73,7 +73,7 @@ def test_everything_is_there_before_the_first_request() -> None:
     own = [metric for metric in telemetry.METRICS if metric.services == (telemetry.APP_LLM,)]
     shared = [telemetry.BATCH_ITEMS, telemetry.BATCH_WAIT_SECONDS, telemetry.QUEUE_ITEMS, telemetry.QUEUE_ITEMS_MAX]
     wanted = [metric for metric in own + shared if metric not in telemetry.GPU]
-    assert len(wanted) == 11
+    assert len(wanted) == 14
     assert faults(generate_latest(service.registry).decode(), wanted) == []
     assert service.value(telemetry.PROMPTS_AT_ONCE) == 3
     assert service.value(telemetry.QUEUE_ITEMS_MAX, kind="encode") == 8

@@ -16,7 +16,7 @@ from app.prompting import (
     GroundedPrompt,
     grounded_prompt,
 )
-from contracts.types import Passage
+from contracts.types import Passage, PromptOrder
 
 
 class WordRuler:
@@ -70,6 +70,16 @@ def test_passages_are_kept_best_first_and_numbered_as_they_are_cited() -> None:
     assert prompt.passages == tuple(found)
     numbered = re.findall(r"\[(\d)\] Title-(\w)\n(\w)0 ", prompt.messages[1].content)
     assert sorted(numbered) == [("1", "c", "c"), ("2", "a", "a"), ("3", "b", "b")]
+
+
+@pytest.mark.parametrize(
+    ("order", "places"), [("best_last", "54321"), ("best_first", "12345"), ("ends", "24531"), (None, "54321")]
+)
+def test_the_best_passages_stand_where_they_are_wanted(order: PromptOrder | None, places: str) -> None:
+    found = [passage(name, 3) for name in "abcde"]
+    prompt = grounded_prompt(QUESTION, found, 1000, RULER, *([order] if order else []))
+    assert "".join(re.findall(r"\[(\d)\] Title", prompt.messages[1].content)) == places
+    assert prompt.passages == tuple(found)
 
 
 @pytest.mark.parametrize(

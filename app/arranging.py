@@ -1,0 +1,154 @@
+"""A retriever's hits through the steps of app/ranking, with what those need from outside: store, day and encoder.
+
+It is the outermost: what it hands over is what the model reads.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from app.query_rules import narrowing
+from app.ranking.answerability import CONSIDERED, Calibration, features
+from app.ranking.options import RankingOptions
+from app.ranking.pipeline import assembled, selected, spans_wanted
+from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
+from contracts.ports import VectorStore
+from contracts.types import Hit, Passage
+
+log = logging.getLogger(__name__)
+
+
+def utc_today() -> dt.date:
+    """What documents are young or old by, and what "last year" is counted from."""
+    return dt.datetime.now(dt.UTC).date()
+
+
+class AnswerabilityCheck:
+    """`calibration` holds for one encoder; while another is served (`encoder` names it) nothing is refused."""
+
+    def __init__(self, calibration: Calibration, encoder: Callable[[], Awaitable[str]]) -> None:
+        self._calibration = calibration
+        self._encoder = encoder
+        self._said = False
+
+    async def refuses(self, question: str, passages: Sequence[Passage], at_least: float | None) -> bool:
+        """Whether the chance that these passages hold the answer is below `at_least` (None: as calibrated). Raises
+        PharosError."""
+        calibration = self._calibration
+        served = await self._encoder()
+        if served != calibration.encoder:
+            if not self._said:
+                self._said = True
+                log.warning(
+                    "no question is refused: the calibration is for the encoder %s, and %s is served",
+                    calibration.encoder,
+                    served,
+                )
+            return False
+        chance = calibration.probability(features(question, passages))
+        return chance < (calibration.threshold if at_least is None else at_least)
+
+
+class ArrangingRetriever:
+    """Around `retriever`. `options` are those of a question that says nothing else, and `most` is how many hits are
+    searched for at most. Without `check` no question is refused."""
+
+    def __init__(
+        self,
+        retriever: RetrieveUseCase,
+        store: VectorStore,
+        options: RankingOptions,
+        *,
+        most: int,
+        check: AnswerabilityCheck | None = None,
+        today: Callable[[], dt.date] = utc_today,
+    ) -> None:
+        self._retriever = retriever
+        self._store = store
+        self._options = options
+        self._most = most
+        self._check = check
+        self._today = today
+
+    async def retrieve(self, question: Question) -> Retrieved:
+        """As `Retriever.retrieve`; a question that cannot be answered finds nothing."""
+        options = self._options.overridden(question.ranking)
+        found = await self._retriever.retrieve(self._wider(question, options))
+        if await self._refuses(question, found.hits, options):
+            return replace(found, hits=())
+        hits = await self._arranged(found.hits, options, question.limit)
+        return replace(found, hits=tuple(hits), prompt_order=options.prompt_order)
+
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+        """As `Retriever.explain`; no question is refused."""
+        options = self._options.overridden(question.ranking)
+        found = await self._retriever.explain(self._wider(question, options), legs=legs)
+        last = found.ranking if found.reranked is None else found.reranked
+        return replace(found, arranged=tuple(await self._arranged(last.hits, options, question.limit)))
+
+    def _wider(self, question: Question, options: RankingOptions) -> Question:
+        limit = options.pool(question.limit, self._most)
+        if self._check is not None:
+            limit = max(limit, CONSIDERED)
+        return replace(question, limit=limit, with_vectors=options.needs_vectors)
+
+    async def _refuses(self, question: Question, hits: Sequence[Hit], options: RankingOptions) -> bool:
+        if self._check is None or not hits or options.answerable_above == 0:
+            return False
+        passages = [hit.passage for hit in hits]
+        return await self._check.refuses(question.text, passages, options.answerable_above)
+
+    async def _arranged(self, hits: Sequence[Hit], options: RankingOptions, limit: int) -> list[Hit]:
+        chosen = selected(hits, options, limit, self._today())
+        spans = spans_wanted(chosen, options)
+        return assembled(chosen, options, await self._store.neighbours(spans) if spans else ())
+
+
+class NarrowingRetriever:
+    """Around `retriever`: what a question says about when and what narrows its search (app/query_rules.py), where that
+    is wanted and the request has not said it itself. Where nothing is found so, it is searched as if nothing had been
+    understood. `topics` are the names that there are."""
+
+    def __init__(
+        self,
+        retriever: RetrieveUseCase,
+        topics: Callable[[], Awaitable[Sequence[str]]],
+        *,
+        always: bool = False,
+        today: Callable[[], dt.date] = utc_today,
+    ) -> None:
+        self._retriever = retriever
+        self._topics = topics
+        self._always = always
+        self._today = today
+
+    async def retrieve(self, question: Question) -> Retrieved:
+        """As `Retriever.retrieve`."""
+        narrowed = await self._narrowed(question)
+        found = await self._retriever.retrieve(narrowed)
+        return found if found.hits or narrowed is question else await self._retriever.retrieve(question)
+
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+        """As `Retriever.explain`."""
+        narrowed = await self._narrowed(question)
+        found = await self._retriever.explain(narrowed, legs=legs)
+        if found.ranking.hits or narrowed is question:
+            return found
+        return await self._retriever.explain(question, legs=legs)
+
+    async def _narrowed(self, question: Question) -> Question:
+        """`question` itself where nothing is to be understood. The text stays whole: its words may be in the documents
+        too."""
+        if not (self._always if question.self_query is None else question.self_query):
+            return question
+        said = narrowing(question.text, await self._topics(), self._today())
+        filters = question.filters
+        if filters.date_from is None and filters.date_to is None:
+            filters = filters.within(said.date_from, said.date_to)
+        topics = question.topics or said.topics
+        if (topics, filters) == (question.topics, question.filters):
+            return question
+        return replace(question, topics=topics, filters=filters)

@@ -1,0 +1,157 @@
+"""Search hits into a better order: the first of them are read together with the question by a cross-encoder.
+
+Batched across requests, and only where a model service has a reranker. docs/reranking.md says when it is worth it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded, PharosError
+from app.merging import MergingReranker
+from app.retrieval import Explained, Question, Ranking, Retrieved, RetrieveUseCase
+from contracts.types import Hit, Pair, Passage
+
+log = logging.getLogger(__name__)
+
+_BEARABLE = (ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded)
+"""What a question survives that did not insist on reranking: it keeps the order of the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """Hits best first, whose scores are the reranker's (0 to 1), and the seconds they waited and took."""
+
+    hits: tuple[Hit, ...]
+    queue_seconds: float
+    rerank_seconds: float
+
+
+class Reranking:
+    """`served` names the reranker that is served, "" for none; `policy` "off" asks it nothing at all. `candidates` is
+    how many hits are scored for each question. `skipped` is told the code of each failure that a question survives."""
+
+    def __init__(
+        self,
+        reranker: MergingReranker,
+        served: Callable[[], Awaitable[str]],
+        *,
+        policy: Literal["auto", "off"] = "auto",
+        candidates: int = 50,
+        skipped: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._reranker = reranker
+        self._served = served
+        self._policy = policy
+        self._skipped = skipped
+        self._failing = False
+        self.candidates = candidates
+
+    async def wanted(self, asked: bool | None) -> bool:
+        """Whether a question that asks for it, asks for none, or does not say (None) is to be reranked. Raises
+        InvalidRequest for one that asks where there is no reranker, and PharosError for one where nobody can say."""
+        if asked is False or (asked is None and self._policy == "off"):
+            return False
+        if self._policy == "off":
+            raise InvalidRequest("rerank: is switched off here (PHAROS_RERANK).")
+        try:
+            there = bool(await self._served())
+        except _BEARABLE as failure:
+            if asked:
+                raise
+            self._survived(failure)
+            return False
+        if asked and not there:
+            raise InvalidRequest("rerank: no reranker is served (PHAROS_LLM_RERANKER_MODEL).")
+        return there
+
+    async def reranked(
+        self, question: str, hits: Sequence[Hit], limit: int, deadline: float | None = None, *, must: bool = False
+    ) -> Reranked | None:
+        """The `limit` best of the first `candidates` hits, in the reranker's order, then those that were beyond them.
+
+        `deadline` is a `time.monotonic()` instant. None where the reranker failed and the question does not insist
+        (`must`). Raises PharosError.
+        """
+        scored, beyond = hits[: self.candidates], hits[self.candidates :]
+        pairs = [Pair(question, _read(hit.passage)) for hit in scored]
+        if not pairs:
+            return Reranked((), 0.0, 0.0)
+        try:
+            served = await self._reranker.served(pairs, deadline=deadline)
+        except _BEARABLE as failure:
+            if must:
+                raise
+            self._survived(failure)
+            return None
+        self._failing = False
+        scores = served.value.scores.tolist()
+        # Stable: of equal scores the search's order decides.
+        order = sorted(range(len(scored)), key=lambda i: -scores[i])
+        best = [msgspec.structs.replace(scored[i], score=scores[i]) for i in order]
+        # Nobody has scored these: worse than all that were.
+        rest = [msgspec.structs.replace(hit, score=0.0) for hit in beyond]
+        return Reranked((*best, *rest)[:limit], served.queued_seconds, served.served_seconds)
+
+    def _survived(self, failure: PharosError) -> None:
+        self._skipped(failure.code)
+        if not self._failing:  # once for each time that it begins to fail, not for each question
+            self._failing = True
+            log.warning("passages keep the order of the search, since reranking fails: %s", failure.detail)
+
+
+class RerankingRetriever:
+    """A retriever whose hits are reranked where the question and the settings want it: it is asked for as many as the
+    reranker is to see, and what the search finds irrelevant is not reranked."""
+
+    def __init__(self, retriever: RetrieveUseCase, reranking: Reranking) -> None:
+        self._retriever = retriever
+        self._reranking = reranking
+
+    async def retrieve(self, question: Question) -> Retrieved:
+        """As `Retriever.retrieve`; passages keep their cosine similarity as `score`."""
+        if not await self._reranking.wanted(question.rerank):
+            return await self._retriever.retrieve(question)
+        found = await self._retriever.retrieve(self._deeper(question))
+        better = await self._rerank(question, found.hits)
+        if better is None:
+            return dataclasses.replace(found, hits=found.hits[: question.limit])
+        return dataclasses.replace(
+            found,
+            hits=better.hits,
+            queue_seconds=found.queue_seconds + better.queue_seconds,
+            rerank_seconds=better.rerank_seconds,
+        )
+
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+        """As `Retriever.explain`, with the reranker's ranking as the last one."""
+        if not await self._reranking.wanted(question.rerank):
+            return await self._retriever.explain(question, legs=legs)
+        found = await self._retriever.explain(self._deeper(question), legs=legs)
+        ranking = found.ranking
+        better = await self._rerank(question, ranking.hits)
+        if better is None:
+            return dataclasses.replace(found, ranking=dataclasses.replace(ranking, hits=ranking.hits[: question.limit]))
+        return dataclasses.replace(
+            found,
+            reranked=Ranking(ranking.mode, better.hits, better.queue_seconds, better.rerank_seconds),
+            queue_seconds=found.queue_seconds + better.queue_seconds,
+        )
+
+    def _deeper(self, question: Question) -> Question:
+        return dataclasses.replace(question, limit=max(question.limit, self._reranking.candidates))
+
+    async def _rerank(self, question: Question, hits: Sequence[Hit]) -> Reranked | None:
+        must = question.rerank is True
+        return await self._reranking.reranked(question.text, hits, question.limit, question.deadline, must=must)
+
+
+def _read(passage: Passage) -> str:
+    """As it was encoded when it was stored (setup_milvus/chunking.py), and as training/mining.py has it."""
+    return f"{passage.title}\n{passage.text}".strip()

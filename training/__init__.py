@@ -1,0 +1,1 @@
+"""Training of our own small models on the data at hand."""

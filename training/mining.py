@@ -1,0 +1,123 @@
+"""What the search finds for each question: the passages a reranker will see, and so the negatives worth learning from.
+
+Kept in a file, so that the training itself needs no services and can be done elsewhere (on a GPU).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from training.questions import Part, Question, Questions
+
+AT_ONCE = 16
+"""Searches that wait at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passage as the gateway hands it to the reranker: heading and text."""
+
+    document: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A question and what the search found for it, best first. `held_out` are the documents among them that training
+    must not see."""
+
+    set: str
+    part: Part
+    question: Question
+    candidates: tuple[Candidate, ...]
+    held_out: frozenset[str]
+
+
+Search = Callable[[str], Awaitable[Sequence[Candidate]]]
+
+
+class NothingFound(Exception):
+    """The searches find none of the set's documents: another collection is being searched."""
+
+
+def gateway_search(http: httpx.AsyncClient, url: str, top_k: int, mode: str) -> Search:
+    """POST /search of the gateway at `url`, without its reranker. It raises httpx.HTTPError."""
+
+    async def search(question: str) -> Sequence[Candidate]:
+        body = {"question": question, "mode": mode, "top_k": top_k, "rerank": False, "stages": False}
+        answer = (await http.post(f"{url}/search", json=body)).raise_for_status()
+        passages = [hit["passage"] for hit in answer.json()["hits"]]
+        return [Candidate(p["document_id"], heading_and_text(p["title"], p["text"])) for p in passages]
+
+    return search
+
+
+def heading_and_text(title: str, text: str) -> str:
+    """As a passage is encoded when it is stored (setup_milvus/chunking.py)."""
+    return f"{title}\n{text}".strip()
+
+
+async def mine(questions: Questions, chosen: Iterable[tuple[Part, Question]], search: Search) -> list[Mined]:
+    """Search for every chosen question of the set. Raises NothingFound, and what `search` raises."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(part: Part, question: Question) -> Mined:
+        async with slots:
+            found = tuple(await search(question.text))
+        held_out = frozenset(each.document for each in found if questions.side(each.document) != "training")
+        return Mined(questions.name, part, question, found, held_out)
+
+    mined = await asyncio.gather(*(one(part, question) for part, question in chosen))
+    if not any(each.document in m.question.relevant for m in mined for each in m.candidates):
+        raise NothingFound(f"no search finds a document of {questions.name}: is it this set that the gateway serves?")
+    return mined
+
+
+def save(mined: Sequence[Mined], path: Path) -> None:
+    """As gzipped JSON lines: each passage once, then the questions."""
+    numbers: dict[Candidate, int] = {}
+    for each in mined:
+        for candidate in each.candidates:
+            numbers.setdefault(candidate, len(numbers))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for candidate in numbers:
+            file.write(json.dumps({"document": candidate.document, "text": candidate.text}) + "\n")
+        for each in mined:
+            row = {
+                "set": each.set,
+                "part": each.part,
+                "id": each.question.id,
+                "question": each.question.text,
+                "relevant": sorted(each.question.relevant),
+                "candidates": [numbers[candidate] for candidate in each.candidates],
+                "held_out": sorted(each.held_out),
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+def load(path: Path) -> list[Mined]:
+    """The inverse of `save`."""
+    candidates: list[Candidate] = []
+    mined: list[Mined] = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            if "question" in row:
+                mined.append(_mined(row, candidates))
+            else:
+                candidates.append(Candidate(row["document"], row["text"]))
+    return mined
+
+
+def _mined(row: dict[str, Any], candidates: Sequence[Candidate]) -> Mined:
+    question = Question(row["id"], row["question"], frozenset(row["relevant"]))
+    found = tuple(candidates[i] for i in row["candidates"])
+    return Mined(row["set"], row["part"], question, found, frozenset(row["held_out"]))

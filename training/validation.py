@@ -1,0 +1,48 @@
+"""How well candidates are ordered before and after reranking, on the questions that were held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.mining import Mined
+
+DEPTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Mean nDCG@10 over `questions` of one set: in the search's order and in the reranker's."""
+
+    set: str
+    questions: int
+    searched: float
+    reranked: float
+
+
+def validate(model: Any, mined: Sequence[Mined], candidates: int, batch_pairs: int = 32) -> list[Order]:
+    """For each set, the order of the first `candidates` of its validation questions. A question none of whose documents
+    was found counts as zero in both."""
+    held = [each for each in mined if each.part == "validation"]
+    pairs = [[each.question.text, c.text] for each in held for c in each.candidates[:candidates]]
+    scores = iter(model.predict(pairs, batch_size=batch_pairs, show_progress_bar=False) if pairs else [])
+    found: dict[str, list[tuple[float, float]]] = {}
+    for each in held:
+        documents = [c.document for c in each.candidates[:candidates]]
+        scored = sorted(((float(next(scores)), -i) for i in range(len(documents))), reverse=True)
+        relevant = each.question.relevant
+        reranked = [documents[-i] for _, i in scored]
+        found.setdefault(each.set, []).append((ndcg(documents, relevant), ndcg(reranked, relevant)))
+    return [
+        Order(name, len(rows), sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows))
+        for name, rows in found.items()
+    ]
+
+
+def ndcg(documents: Sequence[str], relevant: frozenset[str]) -> float:
+    """nDCG@10 with binary gains (Järvelin and Kekäläinen, TOIS 2002). A document counts at its best passage only."""
+    ranked = list(dict.fromkeys(documents))[:DEPTH]
+    gained = sum(1 / math.log2(rank + 2) for rank, document in enumerate(ranked) if document in relevant)
+    return gained / sum(1 / math.log2(rank + 2) for rank in range(min(DEPTH, len(relevant))))
