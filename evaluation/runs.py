@@ -17,7 +17,8 @@ RUNS = Path("volumes/evaluation/runs")
 @dataclass(frozen=True, slots=True)
 class Run:
     """`setup` is what makes runs comparable (kind, set, split, mode, …); `facts` is what else is worth keeping
-    (seconds, counts). `figures` are question id → name → value; `found` is what was found or said, for a person to read."""
+    (seconds, counts). `figures` are question id → name → value; `found` is what was found or said, for people to read.
+    """
 
     name: str
     setup: Mapping[str, Any]
@@ -36,6 +37,21 @@ class Run:
 
     def folder(self, runs: Path = RUNS) -> Path:
         return runs / self.name
+
+
+def title(run: Run) -> str:
+    """Set, mode and what else was chosen, for a person."""
+    setup = run.setup
+    parts = [setup["set"], setup["mode"]]
+    parts += ["+ rerank"] if setup.get("rerank") else []
+    parts += [f"({setup['label']})"] if setup.get("label") else []
+    return " ".join(parts)
+
+
+def when(run: Run) -> str:
+    """When it was, UTC."""
+    stamp = run.name.partition("-")[0]
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}"
 
 
 def new_name(setup: Mapping[str, Any]) -> str:

@@ -29,6 +29,10 @@ class Difference:
         """At the level 0.05."""
         return self.p < 0.05
 
+    def __str__(self) -> str:
+        verdict = "significant" if self.significant else "not significant"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] p {self.p:.4f} ({verdict})"
+
 
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> Difference:
     """Question id → value of each run. The paired randomization test, which Smucker, Allan and Carterette (CIKM 2007)
