@@ -12,10 +12,11 @@ import msgspec
 from app.generation import GenerationPool
 from app.grounding import GroundUseCase
 from app.prompting import NOT_IN_DOCUMENTS
-from app.retrieval import RetrieveUseCase
+from app.retrieval import Question, RetrieveUseCase
 from app.terms import Terms
 from app.topics import TopicDirectory
-from contracts.types import Passage, Sampling, Timings, Usage
+from contracts.ports import NO_FILTERS
+from contracts.types import Filters, Passage, Sampling, SearchMode, Timings, Usage
 
 TOP_K = 5
 """Passages to look at when a request does not say."""
@@ -34,13 +35,17 @@ class AskRequest:
     top_k: int
     sampling: Sampling
     terms: Terms = field(default_factory=Terms)
+    mode: SearchMode | None = None
+    filters: Filters = NO_FILTERS
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event."""
+    """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event. `mode` is how they
+    were really searched."""
 
     passages: tuple[Passage, ...]
+    mode: SearchMode
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -87,9 +92,11 @@ class Asker:
         if request.topics:
             await self._topics.require(request.topics)
         terms = request.terms
-        retrieved = await self._retriever.retrieve(request.question, request.topics, request.top_k, terms.deadline)
+        retrieved = await self._retriever.retrieve(
+            Question(request.question, request.topics, request.top_k, terms.deadline, request.mode, request.filters)
+        )
         if not retrieved.passages:
-            yield Sources(())
+            yield Sources((), retrieved.mode)
             yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
             total = time.monotonic() - terms.arrived
             timings = Timings(
@@ -103,7 +110,7 @@ class Asker:
         opened = await self._generation.open(prompt, terms)
         stream = opened.value
         try:
-            yield Sources(passages)
+            yield Sources(passages, retrieved.mode)
             while True:
                 delta = await stream.read()
                 if delta.text:

@@ -25,7 +25,7 @@ from app.quota import Keyring
 from app.replicas import Health, Replicas
 from app.replicated import ReplicatedEncoder, ReplicatedGenerator
 from app.retrieval import Retriever
-from app.routes import ask, health, landing, openai, topics
+from app.routes import ask, health, landing, openai, search, topics
 from app.routes.health import Check
 from app.routes.middleware import BodyLimit, RequestIds
 from app.routes.openai import errors as openai_errors
@@ -123,6 +123,8 @@ def create_app(
             queue_seconds=settings.queue_seconds,
         ),
         min_score=settings.min_score,
+        min_coverage=settings.min_coverage,
+        mode=settings.search_mode,
         watch=KindWatch(metrics, Stage.SEARCH),
     )
     generation = GenerationPool(
@@ -142,7 +144,8 @@ def create_app(
     facts = ModelFacts(replicas)
     directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
-    asker: AskUseCase = Asker(InstrumentedRetriever(retriever), InstrumentedGrounding(grounding), generation, directory)
+    retrieving = InstrumentedRetriever(retriever)
+    asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
     if telemetry.log_texts:
         asker = TextsNoted(asker)
     served = ServedModels(facts.get, directory)
@@ -176,6 +179,7 @@ def create_app(
     )
     app.include_router(landing.router())
     app.include_router(ask.router(asker, settings))
+    app.include_router(search.router(retrieving, directory, settings))
     app.include_router(openai.router(served, chats, encoder, settings))
     app.include_router(topics.router(directory))
     app.include_router(health.router(checks, gate, settings.retry_after_seconds))
@@ -230,8 +234,8 @@ def merging_encoder(
 
 
 def _is_work(path: str) -> bool:
-    return path == "/ask" or (path.startswith("/v1/") and not path.startswith("/v1/models"))
+    return path in ("/ask", "/search") or (path.startswith("/v1/") and not path.startswith("/v1/models"))
 
 
 def _needs_key(path: str) -> bool:
-    return path in ("/ask", "/topics") or path.startswith("/v1/")
+    return path in ("/ask", "/search", "/topics") or path.startswith("/v1/")

@@ -1,11 +1,15 @@
-"""Question to passages: encode, search, keep what is relevant. Both calls are batched across requests."""
+"""Question to passages: encode, search, keep what is relevant. Both calls are batched across requests.
+
+What is relevant is decided here and explained in docs/decisions/0010-hybrid-search.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,26 +18,75 @@ from opentelemetry.trace import SpanContext
 from app.batching import Batcher, BatchLimits
 from app.merging import MergingEncoder
 from app.watching import UNWATCHED, BatchWatch
-from contracts.ports import VectorStore
-from contracts.types import Passage
+from contracts.ports import NO_FILTERS, VectorStore
+from contracts.types import Filters, Found, Hit, Passage, Queries, SearchMode
 from observability.trace_context import current_context, on_behalf_of
+
+LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
+"""What a hybrid search fuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Passages best first, the similarity of the best hit before the relevance cut, and the seconds of each step."""
+    """Passages best first, the highest similarity among the hits before the relevance cut, and the seconds of each
+    step. `mode` is how they were really searched."""
 
     passages: tuple[Passage, ...]
     best_score: float | None
     queue_seconds: float
     encode_seconds: float
     search_seconds: float
+    mode: SearchMode
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is looked for, where (no topics: everywhere), how (None: as configured) and how much of it.
+
+    `deadline` is a `time.monotonic()` instant.
+    """
+
+    text: str
+    topics: tuple[str, ...]
+    limit: int
+    deadline: float | None = None
+    mode: SearchMode | None = None
+    filters: Filters = NO_FILTERS
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The hits of one search, best first, and the seconds it waited and took."""
+
+    mode: SearchMode
+    hits: tuple[Hit, ...]
+    queue_seconds: float
+    search_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A search and, where its mode has several, its legs by name, each of them searched alone."""
+
+    ranking: Ranking
+    legs: Mapping[SearchMode, Ranking]
+    queue_seconds: float
+    encode_seconds: float
+
+
+class _Group(NamedTuple):
+    """Queries of one group may travel together."""
+
+    topics: tuple[str, ...]
+    mode: SearchMode
+    filters: Filters
 
 
 @dataclass(frozen=True, slots=True)
 class _Query:
+    text: str
     vector: NDArray[np.float32]
-    topics: tuple[str, ...]
+    group: _Group
     limit: int
     caller: SpanContext | None = field(default_factory=current_context)
 
@@ -41,15 +94,16 @@ class _Query:
 class RetrieveUseCase(Protocol):
     """What finds passages: `Retriever`, or a wrapper around it."""
 
-    async def retrieve(
-        self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
-    ) -> Retrieved: ...
+    async def retrieve(self, question: Question) -> Retrieved: ...
+
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained: ...
 
 
 class Retriever:
-    """Searches that arrive together travel together: queries on the same topics are one call.
+    """Searches that arrive together travel together: queries of the same topics, mode and filters are one call.
 
-    `min_score` is the cosine similarity below which a passage does not count as relevant.
+    A passage is relevant if its cosine similarity is at least `min_score`, or, where terms were searched, if it has at
+    least the share `min_coverage` of the question's terms. `mode` is that of questions that do not say.
     """
 
     def __init__(
@@ -59,44 +113,67 @@ class Retriever:
         *,
         search_limits: BatchLimits,
         min_score: float,
+        min_coverage: float = 1.0,
+        mode: SearchMode = "hybrid",
         watch: BatchWatch = UNWATCHED,
     ) -> None:
         self._encoder = encoder
         self._store = store
         self._min_score = min_score
-        self.searching: Batcher[_Query, list[Passage]] = Batcher(
+        self._min_coverage = min_coverage
+        self._mode: SearchMode = mode
+        self.searching: Batcher[_Query, Found] = Batcher(
             self._search,
             search_limits,
-            group=lambda query: query.topics,
+            group=lambda query: query.group,
             watch=watch,
         )
 
-    async def retrieve(
-        self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
-    ) -> Retrieved:
-        """The `limit` passages nearest to `question` inside `topics` (none: everywhere) that are relevant.
-
-        `deadline` is a `time.monotonic()` instant. Raises PharosError.
-        """
-        encoded = await self._encoder.served([question], deadline=deadline)
-        # Sorted, so that the same set of topics is the same group however it was written.
-        query = _Query(encoded.value.vectors[0], tuple(sorted(set(topics))), limit)
-        found = await self.searching.submit(query, deadline=deadline)
-        passages = found.value
+    async def retrieve(self, question: Question) -> Retrieved:
+        """The best passages for `question` that are relevant. Raises PharosError."""
+        encoded = await self._encoder.served([question.text], deadline=question.deadline)
+        ranking = await self._rank(question, encoded.value.vectors[0], question.mode or self._mode)
         return Retrieved(
-            passages=tuple(passage for passage in passages if passage.score >= self._min_score),
-            best_score=passages[0].score if passages else None,
-            queue_seconds=encoded.queued_seconds + found.queued_seconds,
+            passages=tuple(hit.passage for hit in ranking.hits if self._is_relevant(hit)),
+            best_score=max((hit.passage.score for hit in ranking.hits), default=None),
+            queue_seconds=encoded.queued_seconds + ranking.queue_seconds,
             encode_seconds=encoded.served_seconds,
-            search_seconds=found.served_seconds,
+            search_seconds=ranking.search_seconds,
+            mode=ranking.mode,
         )
 
-    async def _search(self, queries: Sequence[_Query]) -> Sequence[list[Passage]]:
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+        """All hits for `question`, relevant or not, and how each leg of a hybrid search ranks. Raises PharosError.
+
+        The legs are searched after it, so that its own time is what it would be without them.
+        """
+        encoded = await self._encoder.served([question.text], deadline=question.deadline)
+        vector = encoded.value.vectors[0]
+        ranking = await self._rank(question, vector, question.mode or self._mode)
+        ranked: dict[SearchMode, Ranking] = {}
+        if legs and ranking.mode == "hybrid":
+            dense, sparse = await asyncio.gather(*(self._rank(question, vector, leg) for leg in LEGS))
+            ranked = {"dense": dense, "sparse": sparse}
+        return Explained(ranking, ranked, encoded.queued_seconds + ranking.queue_seconds, encoded.served_seconds)
+
+    def _is_relevant(self, hit: Hit) -> bool:
+        return hit.passage.score >= self._min_score or (hit.coverage or 0.0) >= self._min_coverage
+
+    async def _rank(self, question: Question, vector: NDArray[np.float32], mode: SearchMode) -> Ranking:
+        # Sorted, so that the same set of topics is the same group however it was written.
+        group = _Group(tuple(sorted(set(question.topics))), mode, question.filters)
+        query = _Query(question.text, vector, group, question.limit)
+        found = await self.searching.submit(query, deadline=question.deadline)
+        (hits,) = found.value.hits
+        return Ranking(found.value.mode, tuple(hits), found.queued_seconds, found.served_seconds)
+
+    async def _search(self, queries: Sequence[_Query]) -> Sequence[Found]:
         limit = max(query.limit for query in queries)
-        vectors = np.stack([query.vector for query in queries])
+        together = Queries(tuple(query.text for query in queries), np.stack([query.vector for query in queries]))
+        group = queries[0].group
         with on_behalf_of([query.caller for query in queries]):
-            found = await self._store.search(vectors, queries[0].topics, limit)
-        return [passages[: query.limit] for passages, query in zip(found, queries, strict=True)]
+            found = await self._store.search(together, group.topics, limit, mode=group.mode, filters=group.filters)
+        return [Found(found.mode, [hits[: query.limit]]) for hits, query in zip(found.hits, queries, strict=True)]
 
     async def __aenter__(self) -> Self:
         await self.searching.__aenter__()

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
+from contracts.types import SearchMode
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX
 
 
@@ -26,6 +27,7 @@ class Settings(BaseSettings):
 
     question_chars_max: int = Field(2000, ge=1, description="Longer questions are refused.")
     top_k_max: int = Field(20, ge=1, le=1000, description="Most passages a question may ask for.")
+    search_top_k_max: int = Field(100, ge=1, le=1000, description="The same of POST /search.")
     max_tokens: int = Field(256, ge=1, description="Answer length when a request does not say.")
     max_tokens_max: int = Field(2048, ge=1, description="Longest answer a request may ask for.")
     prompt_tokens: int = Field(
@@ -33,6 +35,15 @@ class Settings(BaseSettings):
     )
     min_score: float = Field(
         0.25, ge=-1, le=1, description="Cosine similarity below which a passage is not relevant (docs/benchmarks.md)."
+    )
+    search_mode: SearchMode = Field(
+        "hybrid", description="How to search where a request does not say: hybrid, dense (vectors) or sparse (words)."
+    )
+    min_coverage: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Share of the question's words with which a passage is relevant however dissimilar.",
     )
 
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")

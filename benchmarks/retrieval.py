@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import retrieval
 from app.batching import BatchLimits
 from app.main import merging_encoder, network_adapters
-from app.retrieval import Retriever
 from app.settings import Settings as AppSettings
 from setup_milvus.datasets import Columns, Dataset, Tally
 from setup_milvus.ingest import Ingestion
@@ -96,7 +96,7 @@ async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accu
     """Ask for each question's passages and look where its document is."""
     adapters = network_adapters(settings)
     encoder = merging_encoder(settings, adapters.replicas)
-    retriever = Retriever(
+    retriever = retrieval.Retriever(
         encoder,
         adapters.store,
         search_limits=BatchLimits(settings.search_batch_items, settings.queue_items, settings.search_in_flight),
@@ -108,7 +108,7 @@ async def evaluate(questions: Sequence[Question], settings: AppSettings) -> Accu
         """The rank of the question's document, and the best passage's score."""
         async with slots:
             # Three times the depth, since several passages may be of one document.
-            found = await retriever.retrieve(question.text, [], 3 * DEPTH)
+            found = await retriever.retrieve(retrieval.Question(question.text, (), 3 * DEPTH))
         documents = list(dict.fromkeys(passage.document_id for passage in found.passages))[:DEPTH]
         hit = next((i for i, document in enumerate(documents, start=1) if document in question.answered_by), None)
         return hit, found.best_score or 0.0

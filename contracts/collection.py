@@ -7,13 +7,18 @@ neither descriptions nor properties of a collection.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
 
-from pymilvus import CollectionSchema, DataType, MilvusClient, MilvusException
+import msgspec
+from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient, MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
+from contracts.analysis import Language
+
 METRIC = "COSINE"
+BM25 = "BM25"
+BM25_PARAMS = {"bm25_k1": 1.2, "bm25_b": 0.75}
+"""Lucene's defaults, and Milvus' own; Milvus Lite's would be 1.5 and 0.75."""
 PARTITIONS = 16
 """Physical partitions that the partition key is hashed into; Milvus' own default, written down since it is for ever."""
 
@@ -22,12 +27,19 @@ TITLE_BYTES_MAX = 2_048
 TOPIC_BYTES_MAX = 256
 DATE_BYTES_MAX = 64
 ID_BYTES_MAX = 64
+AUTHOR_BYTES_MAX = 512
+TERMS_BYTES_MAX = 65_535
+"""Milvus' longest VARCHAR. Pairs of Chinese characters take 7 bytes a character, where the text takes 3."""
 
-PASSAGE_FIELDS = ["document_id", "title", "topic", "date", "text"]
+FIELDS_OF_1 = ["document_id", "title", "topic", "date", "text"]
+PASSAGE_FIELDS = [*FIELDS_OF_1, "author", "metadata"]
 """What a search returns beside id and score."""
 
 TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
+SCHEMA = 2
+"""In the manifest: one more whenever rows have other fields. 1 (not written down then) had neither day, author,
+metadata nor terms."""
 
 GRPC_OPTIONS = {"grpc.keepalive_time_ms": 330_000, "grpc.keepalive_permit_without_calls": False}
 """pymilvus pings every 10 s; Milvus Lite's server, like any Python gRPC server, closes a connection that pings more
@@ -54,20 +66,20 @@ def catalog_of(collection: str) -> str:
     return f"{collection}_catalog"
 
 
-def topic_filter(topics: Sequence[str]) -> str:
-    """The Milvus expression that keeps a search inside the partitions of `topics`; empty for all of them.
+def has_bm25(server_version: str) -> bool:
+    """Whether this Milvus computes BM25 itself: since 2.5. Milvus Lite calls itself "milvus_lite-…" and does since 3.2
+    (pymilvus 3 runs with no older one)."""
+    if server_version.startswith("milvus_lite-"):
+        return True
+    match = re.match(r"v?(\d+)\.(\d+)", server_version)
+    return match is not None and (int(match[1]), int(match[2])) >= (2, 5)
 
-    JSON's string escapes are what Milvus' expression grammar reads, so no topic can break out of the quotes.
+
+def passage_schema(dimension: int, terms_split_by: str | None) -> CollectionSchema:
+    """One row a passage. `chunk` is its position in the document, so `chunk == 0` counts documents.
+
+    `terms_split_by` is the tokenizer that splits `terms` for BM25 (`splits_terms`), None on a Milvus without BM25.
     """
-    if not topics:
-        return ""
-    if len(topics) == 1:
-        return f"topic == {json.dumps(topics[0], ensure_ascii=False)}"
-    return f"topic in {json.dumps(sorted(topics), ensure_ascii=False)}"
-
-
-def passage_schema(dimension: int) -> CollectionSchema:
-    """One row a passage. `chunk` is its position in the document, so `chunk == 0` counts documents."""
     schema = MilvusClient.create_schema(
         auto_id=False, enable_dynamic_field=False, partition_key_field="topic", num_partitions=PARTITIONS
     )
@@ -77,16 +89,67 @@ def passage_schema(dimension: int) -> CollectionSchema:
     schema.add_field("chunk", DataType.INT64)
     schema.add_field("title", DataType.VARCHAR, max_length=TITLE_BYTES_MAX)
     schema.add_field("date", DataType.VARCHAR, max_length=DATE_BYTES_MAX)
+    schema.add_field("day", DataType.INT64)
+    schema.add_field("author", DataType.VARCHAR, max_length=AUTHOR_BYTES_MAX)
+    schema.add_field("metadata", DataType.JSON)
     schema.add_field("text", DataType.VARCHAR, max_length=TEXT_BYTES_MAX)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    if terms_split_by is not None:
+        schema.add_field(
+            "terms",
+            DataType.VARCHAR,
+            max_length=TERMS_BYTES_MAX,
+            enable_analyzer=True,
+            analyzer_params={"tokenizer": terms_split_by},
+        )
+        schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_function(Function("bm25", FunctionType.BM25, ["terms"], ["sparse"]))
     return schema
 
 
-def passage_index() -> IndexParams:
-    """The vector index: AUTOINDEX lets a cluster choose (HNSW in Standalone); Lite scans."""
+def splits_terms(server_version: str) -> str | None:
+    """The tokenizer that takes `terms` apart where there were spaces. Milvus Lite has none called "whitespace", but its
+    "standard" one splits at what is no letter or digit, and terms are made of those; Milvus' own "standard" would take
+    pairs of Chinese characters apart."""
+    if not has_bm25(server_version):
+        return None
+    return "standard" if server_version.startswith("milvus_lite-") else "whitespace"
+
+
+def passage_index(*, bm25: bool) -> IndexParams:
+    """The vector index: AUTOINDEX lets a cluster choose (HNSW in Standalone); Lite scans. With `bm25` the one of terms
+    beside it."""
     index = MilvusClient.prepare_index_params()
     index.add_index("vector", index_type="AUTOINDEX", metric_type=METRIC)
+    if bm25:
+        index.add_index("sparse", index_type="SPARSE_INVERTED_INDEX", metric_type=BM25, params=BM25_PARAMS)
     return index
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What the gateway must know of how a collection was made. A collection without one is as those made before."""
+
+    schema: int = 1
+    language: Language | None = None
+    """Of its terms; None where it has none."""
+
+    @classmethod
+    def read(cls, text: str) -> Manifest:
+        """Of the catalog's entry. Raises msgspec.DecodeError."""
+        written = msgspec.json.decode(text, type=_Written)
+        return cls(written.schema, written.analyzer.language if written.analyzer is not None else None)
+
+
+class Analyzer(msgspec.Struct, frozen=True):
+    """How terms were made: contracts/analysis.py."""
+
+    language: Language
+    revision: int
+
+
+class _Written(msgspec.Struct):
+    schema: int = 1
+    analyzer: Analyzer | None = None
 
 
 def catalog_schema() -> CollectionSchema:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from contracts.types import Encoding, Frame, Passage, Prompt, TopicCount, Vectors
+from contracts.types import Encoding, Filters, Found, Frame, Prompt, Queries, SearchMode, TopicCount
+
+NO_FILTERS = Filters()
 
 
 class Encoder(Protocol):
@@ -41,10 +43,16 @@ class Generator(Protocol):
 
 
 class VectorStore(Protocol):
-    """Vectors to passages, partitioned by topic."""
+    """Questions to passages, partitioned by topic."""
 
-    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
-        """For each row of `vectors`, the `limit` nearest passages, best first. No topics means all of them."""
+    async def search(
+        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+    ) -> Found:
+        """For each of `queries` the `limit` best passages, best first, in one round trip. No topics means all of them.
+
+        A store without terms searches by vectors, whatever the mode, and says so. Raises InvalidRequest for filters on
+        what it does not keep.
+        """
         ...
 
     async def topic_names(self) -> list[str]:

@@ -6,7 +6,7 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+SearchMode = Literal["hybrid", "dense", "sparse"]
+"""By vectors, by terms (BM25), or by both, fused."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), one L2-normalised row a text."""
 
@@ -114,7 +116,8 @@ class Encoding(msgspec.Struct, frozen=True):
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """One chunk of a document as it is found. `score` is the cosine similarity to the question, -1 to 1."""
+    """One chunk of a document as it is found. `score` is the cosine similarity to the question, -1 to 1, however it was
+    found."""
 
     id: str
     document_id: str
@@ -123,6 +126,45 @@ class Passage(msgspec.Struct, frozen=True):
     date: str
     text: str
     score: float
+    author: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """What a passage's document must be; all that is given must hold, and of several values one. Days are inclusive
+    and written YYYY-MM-DD; a document whose date is not known is in no range."""
+
+    date_from: str | None = None
+    date_to: str | None = None
+    document_ids: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class Queries(msgspec.Struct, frozen=True):
+    """What is searched for together: row i of `vectors` is the meaning of text i."""
+
+    texts: tuple[str, ...]
+    vectors: Vectors
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A passage as a search found it.
+
+    `score` is by the search's mode: the cosine similarity, BM25, or reciprocal rank fusion's sum. `coverage` is the
+    share of the question's terms that the passage has, 0 to 1; None in a search by vectors alone.
+    """
+
+    passage: Passage
+    score: float
+    coverage: float | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The hits of each query, best first, and how they were searched: "dense" where the store has no terms."""
+
+    mode: SearchMode
+    hits: list[list[Hit]]
 
 
 class TopicCount(msgspec.Struct, frozen=True):

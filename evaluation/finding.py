@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Self
 
 import httpx
 
+from contracts.types import SearchMode
 from evaluation.sets import Question
 
-Mode = Literal["hybrid", "dense", "sparse"]
-MODES: tuple[Mode, ...] = ("dense", "sparse", "hybrid")
+MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`documents` are the ids that ingestion gave them, one for each passage, best first. `seconds` is the time of the
-    call as the caller saw it; `mode` is what was really done."""
+    """`documents` are the ids that ingestion gave them, one for each passage, best first. `similarity` is the highest
+    cosine among them, None where nothing was found. `mode` is what was really done; `seconds` is how long the caller
+    waited."""
 
     documents: tuple[str, ...]
-    scores: tuple[float, ...]
+    similarity: float | None
     mode: str
     seconds: float
-
-
-class Finder(Protocol):
-    """Finds passages."""
-
-    async def find(self, question: str) -> Found: ...
 
 
 class FindingFailed(Exception):
@@ -39,13 +34,11 @@ class FindingFailed(Exception):
 
 
 class HttpFinder:
-    """POST /search of a gateway. `passages` is how many are asked for."""
+    """POST /search of a gateway for so many `passages`; `rerank` None is as the gateway is configured."""
 
-    def __init__(
-        self, url: str, mode: Mode, passages: int, *, rerank: bool | None = None, extra: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, url: str, mode: SearchMode, passages: int, *, rerank: bool | None = None) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=120, trust_env=False)
-        self._body: dict[str, Any] = {"mode": mode, "top_k": passages, "rerank": rerank, **(extra or {})}
+        self._body = {"mode": mode, "top_k": passages, "rerank": rerank, "stages": False}
 
     async def find(self, question: str) -> Found:
         """Raises FindingFailed."""
@@ -61,7 +54,7 @@ class HttpFinder:
         hits = answer["hits"]
         return Found(
             tuple(hit["passage"]["document_id"] for hit in hits),
-            tuple(hit["score"] for hit in hits),
+            max((hit["passage"]["score"] for hit in hits), default=None),
             answer["mode"],
             seconds,
         )
@@ -75,7 +68,7 @@ class HttpFinder:
         await self._http.aclose()
 
 
-async def find_all(finder: Finder, questions: Sequence[Question], concurrent: int) -> dict[str, Found]:
+async def find_all(finder: HttpFinder, questions: Sequence[Question], concurrent: int) -> dict[str, Found]:
     """What each question finds, `concurrent` of them at a time. Raises FindingFailed at the first that fails."""
     slots = asyncio.Semaphore(concurrent)
 

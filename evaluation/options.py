@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from contracts.analysis import Language
 from evaluation import stack
 from evaluation.finding import MODES
 from evaluation.sets import SAMPLE, EvaluationSet, open_set
@@ -27,6 +28,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit-queries", type=int, metavar="N", help="only N of the questions")
     parser.add_argument("--concurrent", type=int, default=8, help="questions at a time; default: %(default)s")
     parser.add_argument("--label", default="", help="what was changed; runs of another label are another setup")
+    parser.add_argument(
+        "--language",
+        type=Language,
+        choices=list(Language),
+        help="of the documents; default: what the set's name says, else PHAROS_ANALYZER_LANGUAGE",
+    )
     parser.add_argument("--recreate", action="store_true", help="load the documents anew")
     parser.add_argument("--gateway", metavar="URL", help="a running gateway, which holds the set already")
     parser.add_argument("--model-service", metavar="URL", help="a running app_llm")
@@ -82,6 +89,6 @@ def gateway_of(
 def loaded(options: argparse.Namespace, where: Services, chosen: EvaluationSet) -> str:
     """The collection that holds the set. Raises StackError."""
     began = time.monotonic()
-    collection = asyncio.run(stack.ingested(where, chosen, recreate=options.recreate))
+    collection = asyncio.run(stack.ingested(where, chosen, options.language, recreate=options.recreate))
     print(f"{chosen.name}: documents ready in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return collection

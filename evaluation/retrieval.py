@@ -14,18 +14,18 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from contracts.types import SearchMode
 from evaluation import options, report, runs
-from evaluation.finding import Finder, FindingFailed, HttpFinder, find_all
-from evaluation.finding_in_process import in_process
+from evaluation.finding import FindingFailed, HttpFinder, find_all
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.significance import compare
-from evaluation.stack import Services, StackError
+from evaluation.stack import StackError
 
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
@@ -35,7 +35,7 @@ GATEWAY_SETTINGS: dict[str, object] = {"milvus_timeout_seconds": 30, "log_level"
 
 
 async def evaluate(
-    finder: Finder, chosen: EvaluationSet, setup: Mapping[str, Any], *, limit: int | None, concurrent: int
+    finder: HttpFinder, chosen: EvaluationSet, setup: Mapping[str, Any], *, limit: int | None, concurrent: int
 ) -> runs.Run:
     """Ask every judged question of the set. Raises SetError where there is none, and FindingFailed."""
     questions = chosen.judged(limit)
@@ -65,7 +65,7 @@ async def evaluate(
         question.id: {
             "question": question.text,
             "documents": rankings[question.id][:10],
-            "best_score": found[question.id].scores[0] if found[question.id].scores else None,
+            "similarity": found[question.id].similarity,
         }
         for question in questions
     }
@@ -96,7 +96,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     rerank.add_argument("--rerank", dest="rerank", action="store_true", default=None, help="with the reranker")
     rerank.add_argument("--no-rerank", dest="rerank", action="store_false", help="without; default: as configured")
     parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
-    parser.add_argument("--in-process", action="store_true", help="the gateway's Retriever in this process; dense")
     return options.checked(parser, parser.parse_args(arguments))
 
 
@@ -108,25 +107,15 @@ def run(chosen: argparse.Namespace) -> list[runs.Run]:
         where = options.services_of(chosen, started, engine="simulated")
         for one in sets:
             with ExitStack() as of_set:
-                if chosen.in_process and where is not None:
-                    place = options.loaded(chosen, where, one)
-                else:
-                    place = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
+                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
                 for mode in chosen.modes:
-                    done.append(asyncio.run(_run(chosen, one, mode, place, where)))
+                    done.append(asyncio.run(_run(chosen, one, mode, url)))
     return done
 
 
-async def _run(
-    chosen: argparse.Namespace, one: EvaluationSet, mode: Any, place: str, where: Services | None
-) -> runs.Run:
+async def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
     setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-    async with AsyncExitStack() as entered:
-        finder: Finder
-        if chosen.in_process and where is not None:
-            finder = await entered.enter_async_context(in_process(where, place, chosen.passages))
-        else:
-            finder = await entered.enter_async_context(HttpFinder(place, mode, chosen.passages, rerank=chosen.rerank))
+    async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
         result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
     folder = runs.save(result)
     before = runs.earlier(result)

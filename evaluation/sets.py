@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from contracts.analysis import Language
 from setup_milvus.datasets import Columns, Dataset, Tally
 from setup_milvus.readers import DatasetError
 
@@ -25,6 +26,7 @@ SAMPLE = "sample"
 SAMPLE_FOLDER = Path("setup_milvus/sample")
 BEIR_COLUMNS = Columns(text="text", title="title", topic="", date="", id="_id")
 Turns = Literal["last", "all"]
+_LANGUAGES = {"en": Language.ENGLISH, "ru": Language.RUSSIAN, "ko": Language.KOREAN, "zh": Language.CHINESE}
 Judgements = Mapping[str, Mapping[str, int]]
 """Question id → document id → how relevant it is; 0 and below is not."""
 
@@ -52,6 +54,8 @@ class EvaluationSet:
     columns: Columns
     questions: tuple[Question, ...]
     judgements: Judgements = field(repr=False)
+    language: Language | None = None
+    """Of the documents, where the set says so."""
 
     def judged(self, limit: int | None = None) -> tuple[Question, ...]:
         """The first `limit` questions that have a relevant document."""
@@ -93,7 +97,8 @@ def open_set(data: Path | None, name: str, *, split: str = "dev", turns: Turns =
         if not file.is_file():
             raise SetError(f"{file}: no such file")
     questions = tuple(_question(row, turns) for row in rows_of(queries))
-    return EvaluationSet(name, corpus, BEIR_COLUMNS, questions, _judgements(judgements))
+    language = _LANGUAGES.get(corpus_part[1:], Language.NONE) if corpus_part else None
+    return EvaluationSet(name, corpus, BEIR_COLUMNS, questions, _judgements(judgements), language)
 
 
 def rows_of(file: Path) -> Iterator[dict[str, Any]]:

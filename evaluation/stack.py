@@ -14,6 +14,9 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from contracts import analysis
+from contracts import collection as schema
+from contracts.analysis import Language
 from contracts.types import ModelCard
 from evaluation.sets import EvaluationSet
 from setup_milvus.ingest import DependencyDown, Ingestion
@@ -68,12 +71,14 @@ def gateway(services: Services, collection: str, **settings: object) -> Iterator
         yield service.url
 
 
-async def ingested(where: Services, chosen: EvaluationSet, *, recreate: bool = False) -> str:
+async def ingested(where: Services, chosen: EvaluationSet, language: Language | None, *, recreate: bool = False) -> str:
     """The name of the collection that holds the set, all of it. What is stored already is not encoded again.
 
-    The name says all that the passages depend on: corpus, encoder, chunking. Raises StackError.
+    `language` is that of the documents; by default what the set says, else what is configured. The name says all that
+    the passages depend on: corpus, encoder, chunking, terms. Raises StackError.
     """
     base = SetupSettings(model_url=where.model_url, milvus_uri=where.milvus_uri)
+    language = language or chosen.language or base.analyzer_language
     parts = [
         "eval",
         chosen.name,
@@ -81,9 +86,11 @@ async def ingested(where: Services, chosen: EvaluationSet, *, recreate: bool = F
         Path(where.card().encoder).name,
         str(base.chunk_tokens),
         str(base.chunk_overlap_tokens),
+        f"{language}{analysis.REVISION}",
+        f"schema{schema.SCHEMA}",
     ]
     name = re.sub(r"\W", "_", "_".join(parts), flags=re.ASCII)[:200]
-    settings = base.model_copy(update={"collection": name})
+    settings = base.model_copy(update={"collection": name, "analyzer_language": language})
     try:
         outcome = await Ingestion(settings).run(chosen.dataset(), recreate=recreate)
     except (DependencyDown, ManifestMismatch) as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from contracts.collection import DATE_BYTES_MAX, TITLE_BYTES_MAX, TOPIC_BYTES_MAX
+from contracts.collection import AUTHOR_BYTES_MAX, DATE_BYTES_MAX, TITLE_BYTES_MAX, TOPIC_BYTES_MAX
 from setup_milvus import readers
 from setup_milvus.cleaning import clean_date, clean_line, clean_text, cut_bytes
 from setup_milvus.readers import DatasetError
@@ -24,13 +24,16 @@ NO_TOPIC = "general"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the columns. `id` is optional: where there is one, it is part of a document's identity."""
+    """Names of the columns. `id` is optional: where there is one, it is part of a document's identity. `metadata` are
+    further columns to keep, so that questions can be narrowed by them."""
 
     text: str = "Article"
     title: str = "Heading"
     topic: str = "NewsType"
     date: str = "Date"
     id: str | None = None
+    author: str | None = None
+    metadata: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Document:
     topic: str
     date: str
     key: str = ""
+    author: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)
@@ -56,9 +61,9 @@ class Tally:
     mended: Counter[str] = field(default_factory=Counter)
 
 
-def document_id(key: str, title: str, text: str, topic: str, date: str) -> str:
+def document_id(key: str, title: str, text: str, topic: str, date: str, *more: str) -> str:
     """The first 128 bits of SHA-256 over source and content, in hexadecimal."""
-    joined = "\x1f".join((key, title, text, topic, date))
+    joined = "\x1f".join((key, title, text, topic, date, *more))
     return hashlib.sha256(joined.encode()).hexdigest()[:32]
 
 
@@ -79,7 +84,8 @@ class Dataset:
         kind = readers.kind_of(path)
         header, rows, encoding = readers.look_over(path, kind, encoding)
         # A JSON row may leave out what it lacks, so only the text is asked of the first one.
-        optional = [] if kind == "jsonl" else [columns.title, columns.topic, columns.date, columns.id]
+        others = [columns.title, columns.topic, columns.date, columns.id, columns.author, *columns.metadata]
+        optional = [] if kind == "jsonl" else others
         wanted = [columns.text, *optional]
         missing = [name for name in wanted if name and name not in header]
         if missing:
@@ -94,9 +100,10 @@ class Dataset:
         """Cleaned documents in the file's order, without duplicates. `limit` counts rows."""
         with closing(_SeenIds()) as seen, closing(self._frames()) as frames:
             rows = (row for frame in frames for row in frame.itertuples(index=False, name=None))
-            for text, title, topic, date, key in islice(rows, limit):
+            for text, title, topic, date, key, author, *more in islice(rows, limit):
                 tally.rows += 1
-                document = _document(text, title, topic, date, key, tally)
+                metadata = dict(zip(self.columns.metadata, more, strict=True))
+                document = _document(text, title, topic, date, key, author, metadata, tally)
                 if document is None:
                     tally.dropped["no text"] += 1
                 elif not seen.add(document.id):
@@ -106,20 +113,22 @@ class Dataset:
                     yield document
 
     def _frames(self) -> Generator[pd.DataFrame, None, None]:
-        """Chunks with exactly five string columns: text, title, topic, date, id. Raises DatasetError."""
+        """Chunks of string columns: text, title, topic, date, id, author, then metadata's. Raises DatasetError."""
         names = self.columns
-        wanted = (names.text, names.title, names.topic, names.date, names.id)
+        wanted = (names.text, names.title, names.topic, names.date, names.id, names.author, *names.metadata)
         frames = readers.frames(self.path, readers.kind_of(self.path), self.encoding)
         with closing(frames):
             for frame in frames:
                 columns = {
-                    role: frame[name].fillna("").astype(str) if name and name in frame else ""
-                    for role, name in zip(("text", "title", "topic", "date", "id"), wanted, strict=True)
+                    place: frame[name].fillna("").astype(str) if name and name in frame else ""
+                    for place, name in enumerate(wanted)
                 }
                 yield pd.DataFrame(columns, index=frame.index)
 
 
-def _document(text: str, title: str, topic: str, date: str, key: str, tally: Tally) -> Document | None:
+def _document(
+    text: str, title: str, topic: str, date: str, key: str, author: str, metadata: Mapping[str, str], tally: Tally
+) -> Document | None:
     clean, mends = clean_text(text)
     heading, title_mends = clean_line(title)
     subject, topic_mends = clean_line(topic)
@@ -137,7 +146,12 @@ def _document(text: str, title: str, topic: str, date: str, key: str, tally: Tal
         tally.mended["heading or topic cut to its limit"] += 1
     heading, subject = cut_bytes(heading, TITLE_BYTES_MAX), cut_bytes(subject, TOPIC_BYTES_MAX)
     when = cut_bytes(when, DATE_BYTES_MAX)
-    return Document(document_id(key, heading, clean, subject, when), heading, clean, subject, when, key)
+    by = cut_bytes(clean_line(author)[0], AUTHOR_BYTES_MAX)
+    facts = {name: cleaned for name, value in metadata.items() if (cleaned := clean_line(value)[0])}
+    # Only where there are any, so that documents without keep the ids they have always had.
+    more = [by, *(f"{name}\x1e{value}" for name, value in facts.items())] if by or facts else []
+    id = document_id(key, heading, clean, subject, when, *more)
+    return Document(id, heading, clean, subject, when, key, by, facts)
 
 
 class _SeenIds:

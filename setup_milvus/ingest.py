@@ -124,7 +124,11 @@ class Ingestion:
 
         async def open_store() -> PassageWriter:
             return await asyncio.to_thread(
-                PassageWriter, settings.milvus_uri, settings.milvus_token, settings.collection
+                PassageWriter,
+                settings.milvus_uri,
+                settings.milvus_token,
+                settings.collection,
+                settings.analyzer_language,
             )
 
         self._writer = await self._patiently(open_store, "Milvus")

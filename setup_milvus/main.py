@@ -16,6 +16,7 @@ from pymilvus import MilvusException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from contracts.filters import METADATA_KEY
 from contracts.telemetry import SETUP
 from observability import logs
 from observability.settings import TelemetrySettings
@@ -47,6 +48,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--topic-column", default=columns.topic, help="default: %(default)s; '' for none")
     parser.add_argument("--date-column", default=columns.date, help="default: %(default)s; '' for none")
     parser.add_argument("--id-column", default=None, help="a column that identifies a document; default: none")
+    parser.add_argument("--author-column", default=None, help="default: none")
+    parser.add_argument(
+        "--metadata-columns",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="further columns that questions can filter by",
+    )
     parser.add_argument("--encoding", default=None, help="default: UTF-8, or cp1252 where the file is not UTF-8")
     parser.add_argument("--limit", type=_positive, default=None, metavar="ROWS", help="read only the first ROWS rows")
     parser.add_argument("--recreate", action="store_true", help="drop the collection first")
@@ -79,7 +88,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, settings: Settings, registry: CollectorRegistry) -> int:
     columns = Columns(
-        options.text_column, options.title_column, options.topic_column, options.date_column, options.id_column
+        options.text_column,
+        options.title_column,
+        options.topic_column,
+        options.date_column,
+        options.id_column,
+        options.author_column,
+        options.metadata_columns,
     )
     started = time.monotonic()
     log.info("loading %s into %s", options.dataset.name, settings.collection)
@@ -160,6 +175,16 @@ def peak_memory_kib() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if not METADATA_KEY.fullmatch(name):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} cannot be filtered by: 1 to 64 letters of a to z, digits, dots, dashes and underscores can"
+            )
+    return names
 
 
 def _positive(text: str) -> int:

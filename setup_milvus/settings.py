@@ -7,6 +7,8 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.analysis import Language
+
 
 class Settings(BaseSettings):
     """Built once, in `setup_milvus/__main__.py`, and passed in."""
@@ -23,6 +25,11 @@ class Settings(BaseSettings):
 
     chunk_tokens: int = Field(200, ge=32, description="Passage length in the encoder's tokens, heading included.")
     chunk_overlap_tokens: int = Field(40, ge=0, description="Tokens two neighbouring passages share.")
+    analyzer_language: Language = Field(
+        Language.ENGLISH,
+        description="Of the documents, for the search by words: english, russian, korean, chinese or none "
+        "(docs/retrieval.md).",
+    )
     ingest_batch_passages: int = Field(512, ge=1, le=4096, description="Passages per /encode call and per upsert.")
     ingest_in_flight: int = Field(3, ge=1, description="Batches worked on at the same time.")
     ingest_retry_seconds: float = Field(300, ge=0, description="How long to retry while app_llm or Milvus is away.")

@@ -9,9 +9,13 @@ from typing import Any
 
 from pymilvus import MilvusClient
 
+from contracts import analysis
 from contracts import collection as schema
+from contracts.analysis import Language
+from contracts.filters import day_number, topic_filter
 from contracts.types import Vectors
 from setup_milvus.chunking import Chunk
+from setup_milvus.cleaning import cut_bytes
 
 
 class ManifestMismatch(Exception):
@@ -21,21 +25,30 @@ class ManifestMismatch(Exception):
 class PassageWriter:
     """Blocking, like the job it serves. Every method can be repeated: none adds what is there already.
 
+    `language` is that of the terms, which are left out on a Milvus that cannot search by them.
+
     (pymilvus' asynchronous client cannot create an index on Milvus Lite, which lacks AllocTimestamp.)
     """
 
-    def __init__(self, uri: str, token: str, collection: str) -> None:
+    def __init__(self, uri: str, token: str, collection: str, language: Language = Language.ENGLISH) -> None:
         self._client = MilvusClient(uri, token=token, grpc_options=schema.GRPC_OPTIONS)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
-        self._upsert_misplaces_rows = upsert_misplaces_rows(self._client.get_server_version())
+        version = self._client.get_server_version()
+        self._upsert_misplaces_rows = upsert_misplaces_rows(version)
+        self._terms_split_by = schema.splits_terms(version)
+        self._language = language if self._terms_split_by is not None else None
 
     def prepare(self, dimension: int, manifest: dict[str, object], *, recreate: bool) -> None:
         """Make both collections unless they are there.
 
-        `manifest` says how the passages are made (encoder, chunk sizes). Raises ManifestMismatch where what is there
-        was made differently: vectors of two encoders in one collection would make nonsense of every search.
+        `manifest` says how the passages are made (encoder, chunk sizes); the fields of a row and how its terms are made
+        are added here. Raises ManifestMismatch where what is there was made differently: vectors of two encoders in one
+        collection would make nonsense of every search, and so would terms of two languages.
         """
+        manifest = {**manifest, "schema": schema.SCHEMA}
+        if self._language is not None:
+            manifest["analyzer"] = {"language": self._language, "revision": analysis.REVISION}
         if recreate:
             for name in (self._collection, self._catalog):
                 if self._client.has_collection(name):
@@ -46,7 +59,9 @@ class PassageWriter:
             )
         if not self._client.has_collection(self._collection):
             self._client.create_collection(
-                self._collection, schema=schema.passage_schema(dimension), index_params=schema.passage_index()
+                self._collection,
+                schema=schema.passage_schema(dimension, self._terms_split_by),
+                index_params=schema.passage_index(bm25=self._language is not None),
             )
         self.load()
         wanted = json.dumps(manifest, sort_keys=True)
@@ -85,12 +100,22 @@ class PassageWriter:
                 "chunk": chunk.index,
                 "title": chunk.document.title,
                 "date": chunk.document.date,
+                "day": day_number(chunk.document.date),
+                "author": chunk.document.author,
+                "metadata": dict(chunk.document.metadata),
                 "text": chunk.text,
                 "vector": vector,
+                **self._terms(chunk),
             }
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
         self._replace(rows)
+
+    def _terms(self, chunk: Chunk) -> dict[str, str]:
+        if self._language is None:
+            return {}
+        made = " ".join(analysis.terms(f"{chunk.document.title}\n{chunk.text}", self._language))
+        return {"terms": cut_bytes(made, schema.TERMS_BYTES_MAX)}
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         if self._upsert_misplaces_rows:
@@ -107,7 +132,7 @@ class PassageWriter:
 
     def count(self, topic: str | None = None) -> int:
         """Passages stored, of one topic or of all, including the newest."""
-        rows = self._query(self._collection, schema.topic_filter([topic] if topic else []), ["count(*)"])
+        rows = self._query(self._collection, topic_filter([topic] if topic else []), ["count(*)"])
         return int(rows[0]["count(*)"])
 
     def close(self) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from contracts.types import Passage, TopicCount, Vectors
+from contracts.analysis import Language, coverage, terms
+from contracts.collection import BM25_PARAMS
+from contracts.filters import day_number
+from contracts.ports import NO_FILTERS
+from contracts.types import Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+
+RRF_K = 60
 
 
 class MemoryStore:
-    """`add` takes passages and their normalised vectors; a search is a full scan."""
+    """`add` takes passages and their normalised vectors; a search is a full scan. `language` is that of the terms;
+    None: there are none, as in a Milvus without BM25."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: Language | None = Language.ENGLISH) -> None:
+        self._language = language
         self._passages: list[Passage] = []
         self._vectors: list[Vectors] = []
 
@@ -23,18 +33,29 @@ class MemoryStore:
         self._passages.extend(passages)
         self._vectors.extend(vectors)
 
-    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
-        inside = [i for i, passage in enumerate(self._passages) if not topics or passage.topic in topics]
+    async def search(
+        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+    ) -> Found:
+        language = self._language
+        if language is None:
+            mode = "dense"
+        inside = [i for i, p in enumerate(self._passages) if (not topics or p.topic in topics) and _passes(p, filters)]
         if not inside:
-            return [[] for _ in vectors]
-        scores = vectors @ np.stack([self._vectors[i] for i in inside]).T
-        return [
-            [
-                msgspec.structs.replace(self._passages[inside[j]], score=float(row[j]))
-                for j in np.argsort(-row, kind="stable")[:limit]
-            ]
-            for row in scores
-        ]
+            return Found(mode, [[] for _ in queries.texts])
+        similarities = queries.vectors @ np.stack([self._vectors[i] for i in inside]).T
+        passages = [self._passages[i] for i in inside]
+        if mode == "dense" or language is None:
+            return Found("dense", [_ranked(passages, row, row)[:limit] for row in similarities])
+        words = [terms(f"{p.title}\n{p.text}", language) for p in passages]
+        found = []
+        for text, row in zip(queries.texts, similarities, strict=True):
+            asked = terms(text, language)
+            scores = bm25(asked, words)
+            if mode == "hybrid":
+                scores = _fused(row, scores)
+            hits = _ranked(passages, scores, row, [coverage(asked, set(has)) for has in words])
+            found.append([hit for hit in hits if hit.score > 0][:limit])
+        return Found(mode, found)
 
     async def topic_names(self) -> list[str]:
         return sorted({passage.topic for passage in self._passages})
@@ -46,3 +67,54 @@ class MemoryStore:
             documents[passage.topic].add(passage.document_id)
             passages[passage.topic] += 1
         return [TopicCount(topic, len(documents[topic]), passages[topic]) for topic in sorted(passages)]
+
+
+def bm25(asked: Sequence[str], documents: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+    """Robertson and Zaragoza's BM25 of each document, with Lucene's idf, which is never negative."""
+    k1, b = BM25_PARAMS["bm25_k1"], BM25_PARAMS["bm25_b"]
+    counts = [Counter(document) for document in documents]
+    mean = sum(map(len, documents)) / len(documents) or 1.0
+    scores = np.zeros(len(documents), dtype=np.float32)
+    for term in asked:
+        having = sum(term in count for count in counts)
+        idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
+        for i, count in enumerate(counts):
+            tf = count[term]
+            scores[i] += idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * len(documents[i]) / mean))
+    return scores
+
+
+def _fused(similarities: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Reciprocal rank fusion; a passage without any of the terms is not ranked by them."""
+    fused = np.zeros(len(scores), dtype=np.float32)
+    for leg, ranked in ((similarities, np.isfinite(similarities)), (scores, scores > 0)):
+        for rank, i in enumerate(np.argsort(-leg, kind="stable"), start=1):
+            fused[i] += 1 / (RRF_K + rank) if ranked[i] else 0
+    return fused
+
+
+def _ranked(
+    passages: Sequence[Passage],
+    scores: NDArray[np.float32],
+    similarities: NDArray[np.float32],
+    covered: Sequence[float] | None = None,
+) -> list[Hit]:
+    return [
+        Hit(
+            msgspec.structs.replace(passages[i], score=float(similarities[i])),
+            float(scores[i]),
+            None if covered is None else covered[i],
+        )
+        for i in np.argsort(-scores, kind="stable")
+    ]
+
+
+def _passes(passage: Passage, filters: Filters) -> bool:
+    day = day_number(passage.date)
+    return (
+        (filters.date_from is None or day >= day_number(filters.date_from))
+        and (filters.date_to is None or 0 < day <= day_number(filters.date_to))
+        and (not filters.document_ids or passage.document_id in filters.document_ids)
+        and (not filters.authors or passage.author in filters.authors)
+        and all(passage.metadata.get(key) in values for key, values in filters.metadata)
+    )

@@ -11,21 +11,23 @@ import msgspec
 
 from app.asking import Done, Sources, Text
 from app.chatting import ChatEvent
-from contracts.types import Passage
+from contracts.types import Passage, SearchMode
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A whole answer. `sources` is None where the LLM answered alone, and not from the documents."""
+    """A whole answer. `sources` and `mode` are None where the LLM answered alone, and not from the documents."""
 
     text: str
     sources: tuple[Passage, ...] | None
     done: Done
+    mode: SearchMode | None
 
 
 async def gathered(events: AsyncGenerator[ChatEvent, None]) -> Gathered:
     """The answer that `events` make, all of which are taken."""
     sources: tuple[Passage, ...] | None = None
+    mode: SearchMode | None = None
     pieces: list[str] = []
     done: Done | None = None
     async with aclosing(events):
@@ -34,11 +36,11 @@ async def gathered(events: AsyncGenerator[ChatEvent, None]) -> Gathered:
                 case Text():
                     pieces.append(event.text)
                 case Sources():
-                    sources = shown(event.passages)
+                    sources, mode = shown(event.passages), event.mode
                 case Done():
                     done = event
     assert done is not None, "the stream of events ended without Done"
-    return Gathered("".join(pieces), sources, done)
+    return Gathered("".join(pieces), sources, done, mode)
 
 
 def shown(passages: Sequence[Passage]) -> tuple[Passage, ...]:

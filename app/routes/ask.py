@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field
 from starlette.responses import Response
 
 from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
@@ -14,51 +14,25 @@ from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnecte
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
 from app.routes.answers import gathered, shown
+from app.routes.questions import QuestionBody, within
 from app.settings import Settings
 from app.terms import terms_of
 from contracts import wire
 from contracts.problems import request_id_of
-from contracts.types import Passage, Sampling, Timings, Usage
+from contracts.types import Passage, Sampling, SearchMode, Timings, Usage
 
 
-class AskBody(BaseModel):
+class AskBody(QuestionBody):
     """What POST /ask takes."""
 
-    model_config = ConfigDict(extra="forbid")
-    question: str = Field(
-        description="The question, in natural language.",
-        examples=["When will the comet found by Hendrik Uirab be nearest to us?"],
-    )
-    topic: str | None = Field(default=None, description="Answer from this topic only.", examples=["science"])
-    topics: list[str] | None = Field(
-        default=None, min_length=1, max_length=64, description="Answer from these topics only.", examples=[["science"]]
-    )
     top_k: int = Field(default=TOP_K, ge=1, description="How many passages to look at.", examples=[5])
     max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens.", examples=[128])
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 always picks the likeliest token.", examples=[0])
     stream: bool = Field(default=False, description="Answer as server-sent events, token by token.", examples=[False])
 
-    @field_validator("question")
-    @classmethod
-    def _not_blank(cls, question: str) -> str:
-        if not question.strip():
-            raise ValueError("is empty; ask something")
-        return question.strip()
-
-    @field_validator("question", "topic", "topics")
-    @classmethod
-    def _is_unicode(cls, value: str | list[str] | None) -> str | list[str] | None:
-        return wire.checked_unicode(value)
-
-    @model_validator(mode="after")
-    def _one_way_to_say_topics(self) -> AskBody:
-        if self.topic is not None and self.topics is not None:
-            raise ValueError("give 'topic' or 'topics', not both")
-        return self
-
 
 class Answer(msgspec.Struct, frozen=True):
-    """The JSON answer of POST /ask. Source i is cited as [i + 1]."""
+    """The JSON answer of POST /ask. Source i is cited as [i + 1]; `mode` is how they were really searched."""
 
     answer: str
     sources: tuple[Passage, ...]
@@ -66,6 +40,7 @@ class Answer(msgspec.Struct, frozen=True):
     usage: Usage
     timings: Timings
     request_id: str
+    mode: SearchMode | None
 
 
 ANSWER_EXAMPLE = {
@@ -93,6 +68,7 @@ ANSWER_EXAMPLE = {
         "total": 0.93,
     },
     "request_id": "0c9f…",
+    "mode": "hybrid",
 }
 
 
@@ -122,7 +98,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
                 # Until the engine has the prompt nothing is sent, so that failures still have their own status.
                 first = await unless_disconnected(request.receive, anext(events))
                 return sse.EventStream(
-                    head=sse.event("meta", {"request_id": asked.request_id}) + _sse_of(first),
+                    head=sse.event("meta", _meta(asked.request_id, first)) + _sse_of(first),
                     events=events,
                     encode=_sse_of,
                     encode_error=lambda error: _sse_of_error(error, asked.request_id),
@@ -138,23 +114,19 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
 
 def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequest:
     """The body as a question, within the limits that are settings. Raises InvalidRequest."""
-    if len(body.question) > settings.question_chars_max:
-        raise InvalidRequest(
-            f"question: has {len(body.question):,} characters; at most {settings.question_chars_max:,} are allowed"
-        )
-    if body.top_k > settings.top_k_max:
-        raise InvalidRequest(f"top_k: is {body.top_k}; at most {settings.top_k_max} is allowed")
+    within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.top_k_max)
     max_tokens = body.max_tokens or settings.max_tokens
     if max_tokens > settings.max_tokens_max:
         raise InvalidRequest(f"max_tokens: is {max_tokens:,}; at most {settings.max_tokens_max:,} is allowed")
-    topics = [body.topic] if body.topic is not None else body.topics or []
     return AskRequest(
         request_id=request_id_of(request),
         question=body.question,
-        topics=tuple(dict.fromkeys(topics)),
+        topics=body.where(),
         top_k=body.top_k,
         sampling=Sampling(max_tokens=max_tokens, temperature=body.temperature),
         terms=terms_of(request),
+        mode=body.mode,
+        filters=body.narrowed(),
     )
 
 
@@ -168,7 +140,12 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
         usage=done.usage,
         timings=done.timings,
         request_id=request_id,
+        mode=whole.mode,
     )
+
+
+def _meta(request_id: str, first: AskEvent) -> dict[str, str]:
+    return {"request_id": request_id, **({"mode": first.mode} if isinstance(first, Sources) else {})}
 
 
 def _sse_of_error(error: PharosError, request_id: str) -> bytes:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import SpanKind
 
-from contracts.ports import Encoder, VectorStore
-from contracts.types import Encoding, Passage, TopicCount, Vectors
+from contracts.ports import NO_FILTERS, Encoder, VectorStore
+from contracts.types import Encoding, Filters, Found, Queries, SearchMode, TopicCount
 from observability import semconv
 from observability.trace_context import callers_now, current_context
 from observability.tracing import OpenSpan, Tracing
@@ -41,13 +41,16 @@ class TracedStore:
         self._tracing = tracing
         self._collection = collection
 
-    async def search(self, vectors: Vectors, topics: Sequence[str], limit: int) -> list[list[Passage]]:
+    async def search(
+        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+    ) -> Found:
         """As the port says."""
-        attributes: dict[str, str | int] = {**self._attributes("search"), semconv.DB_OPERATION_BATCH_SIZE: len(vectors)}
+        size = len(queries.texts)
+        attributes: dict[str, str | int] = {**self._attributes("search"), semconv.DB_OPERATION_BATCH_SIZE: size}
         with self._tracing.begin_batch(f"search {self._collection}", callers_now(), attributes) as span:
-            found = await self._store.search(vectors, topics, limit)
+            found = await self._store.search(queries, topics, limit, mode=mode, filters=filters)
             if span.recording:
-                span.set({semconv.DB_RESPONSE_RETURNED_ROWS: sum(map(len, found))})
+                span.set({semconv.DB_RESPONSE_RETURNED_ROWS: sum(map(len, found.hits))})
             return found
 
     async def topic_names(self) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, AskUseCase, Text
 from app.grounding import GroundUseCase
-from app.retrieval import Retrieved, RetrieveUseCase
+from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
 from app.telemetry.record import current_record
 from contracts.telemetry import Stage
 from contracts.types import Passage, Prompt, Sampling
@@ -21,20 +21,25 @@ class InstrumentedRetriever:
     def __init__(self, retriever: RetrieveUseCase) -> None:
         self._retriever = retriever
 
-    async def retrieve(
-        self, question: str, topics: Sequence[str], limit: int, deadline: float | None = None
-    ) -> Retrieved:
+    async def retrieve(self, question: Question) -> Retrieved:
         """As `Retriever.retrieve`."""
         record = current_record.get()
         if record is not None:
-            record.topics = tuple(topics)
-        retrieved = await self._retriever.retrieve(question, topics, limit, deadline)
+            record.topics = question.topics
+        retrieved = await self._retriever.retrieve(question)
         if record is not None:
             record.best_score = retrieved.best_score
             record.passages = len(retrieved.passages)
             if not retrieved.passages:
                 record.finish_reason = NOTHING_RELEVANT
         return retrieved
+
+    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+        """As `Retriever.explain`. Not noted: best score and passages, which are counted of questions to be answered."""
+        record = current_record.get()
+        if record is not None:
+            record.topics = question.topics
+        return await self._retriever.explain(question, legs=legs)
 
 
 class InstrumentedGrounding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import statistics
 import time
@@ -17,13 +18,13 @@ from pymilvus import MilvusClient
 from app.adapters.milvus import MilvusStore
 from app.batching import BatchLimits
 from app.merging import MergingEncoder
-from app.retrieval import Retriever
+from app.retrieval import Question, Retriever
 from benchmarks.cpu import metered
 from benchmarks.options import Options
 from benchmarks.results import Goal, Measured, Plot, Row, Series
 from benchmarks.services import LOGS, pid, running
 from contracts import collection as schema
-from contracts.types import Encoding
+from contracts.types import Encoding, Queries
 from tests.support import processes
 from tests.support.processes import Service, listens, serves_milvus
 
@@ -81,7 +82,13 @@ def _fill(uri: str, rows: int) -> NDArray[np.float32]:
     random = np.random.default_rng(1)
     vectors = random.standard_normal((rows, DIMENSION), dtype=np.float32)
     client = MilvusClient(uri, grpc_options=schema.GRPC_OPTIONS)
-    client.create_collection(COLLECTION, schema=schema.passage_schema(DIMENSION), index_params=schema.passage_index())
+    client.create_collection(
+        COLLECTION, schema=schema.passage_schema(DIMENSION, None), index_params=schema.passage_index(bm25=False)
+    )
+    facts = schema.catalog_of(COLLECTION)
+    client.create_collection(facts, schema=schema.catalog_schema(), index_params=schema.catalog_index())
+    client.insert(facts, [schema.catalog_row(schema.MANIFEST_KEY, json.dumps({"schema": schema.SCHEMA}))])
+    client.load_collection(facts)
     for start in range(0, rows, _INSERT_ROWS):
         client.insert(COLLECTION, [_row(i, vectors[i]) for i in range(start, min(start + _INSERT_ROWS, rows))])
     client.flush(COLLECTION)
@@ -100,6 +107,9 @@ def _row(i: int, vector: NDArray[np.float32]) -> dict[str, object]:
         "chunk": 0,
         "title": f"Article {i}",
         "date": "2026-01-19",
+        "day": 20260119,
+        "author": "",
+        "metadata": {},
         "text": f"{i} {_WORDS}",
         "vector": vector,
     }
@@ -126,16 +136,19 @@ async def _rates(
         store,
         search_limits=BatchLimits(AT_ONCE, 1024, 4),
         min_score=-1,
+        mode="dense",
     )
 
     async def one_call_each() -> object:
-        return await asyncio.gather(*(store.search(vector[None, :], (), TOP_K) for vector in vectors))
+        return await asyncio.gather(
+            *(store.search(Queries(("",), vector[None, :]), (), TOP_K, mode="dense") for vector in vectors)
+        )
 
     async def one_call_for_all() -> object:
-        return await store.search(vectors, (), TOP_K)
+        return await store.search(Queries(("",) * AT_ONCE, vectors), (), TOP_K, mode="dense")
 
     async def through_the_batcher() -> object:
-        return await asyncio.gather(*(retriever.retrieve(str(i), (), TOP_K) for i in range(AT_ONCE)))
+        return await asyncio.gather(*(retriever.retrieve(Question(str(i), (), TOP_K)) for i in range(AT_ONCE)))
 
     ways: dict[str, Callable[[], Awaitable[object]]] = {
         "one call each": one_call_each,

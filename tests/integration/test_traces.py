@@ -16,7 +16,7 @@ from app.batching import BatchLimits
 from app.errors import ModelServiceDown
 from app.merging import MergingEncoder
 from app.replicated import ReplicatedEncoder, ReplicatedGenerator
-from app.retrieval import Retriever
+from app.retrieval import Question, Retriever
 from app.telemetry.traced import TracedEncoder, TracedStore
 from contracts.types import Delta, Message, Passage, Prompt, Sampling
 from observability.settings import TelemetrySettings
@@ -190,7 +190,7 @@ async def retrieving(service: Service, tracing: Tracing) -> AsyncIterator[Retrie
 
 async def asked(retriever: Retriever, tracing: Tracing, trace: str) -> OpenSpan:
     with tracing.begin("POST /ask", traceparent=traceparent(trace)) as span:
-        await retriever.retrieve("Where is the sea?", (), 3)
+        await retriever.retrieve(Question("Where is the sea?", (), 3))
     return span
 
 

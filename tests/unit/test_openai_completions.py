@@ -39,7 +39,7 @@ async def events(*given: ChatEvent) -> AsyncGenerator[ChatEvent, None]:
 
 async def test_the_llm_alone_has_no_sources_and_the_documents_have() -> None:
     alone = await whole("m", events(Accepted(), Text("a"), Text(" b"), done()))
-    grounded = await whole("m", events(Sources((PASSAGE,)), Text("a"), done()))
+    grounded = await whole("m", events(Sources((PASSAGE,), "dense"), Text("a"), done()))
     assert alone.choices[0].message.content == "a b"
     assert not alone.sources
     assert isinstance(grounded.sources, tuple)
@@ -64,7 +64,7 @@ async def test_an_answer_that_was_aborted_is_no_answer() -> None:
 
 def test_a_stream_is_a_role_then_texts_then_the_reason() -> None:
     writer = ChunkWriter("m", include_usage=False)
-    chunks = data(b"".join(writer.write(event) for event in (Sources((PASSAGE,)), Text("a"), done())))
+    chunks = data(b"".join(writer.write(event) for event in (Sources((PASSAGE,), "dense"), Text("a"), done())))
     assert chunks.pop() == "data: [DONE]"
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": ""},

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
 from contracts import wire
-from contracts.collection import topic_filter
+from contracts.filters import topic_filter
 from contracts.types import Delta, Encoding, Frame, Message, Prompt, PromptProblem, Sampling, Usage
 
 COUNTS = st.integers(0, 2**31)

@@ -1,0 +1,165 @@
+"""POST /search: retrieval alone, with each stage's rank and score, so that one sees why a passage won."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
+from app.errors import InvalidRequest
+from app.retrieval import Explained, Question, Ranking, RetrieveUseCase
+from app.routes.answers import shown
+from app.routes.questions import QuestionBody, within
+from app.settings import Settings
+from app.terms import terms_of
+from app.topics import TopicDirectory
+from contracts import wire
+from contracts.problems import request_id_of
+from contracts.types import Passage, SearchMode
+
+FUSED = "fused"
+"""The stage of a hybrid search itself; the others are called as their mode."""
+
+
+class SearchBody(QuestionBody):
+    """What POST /search takes."""
+
+    top_k: int = Field(default=10, ge=1, description="How many passages to find.", examples=[10])
+    rerank: bool | None = Field(default=None, description="With the reranker or without. Default: as configured.")
+    stages: bool = Field(
+        default=True, description="Also search by each leg of a hybrid search alone, to show its ranks."
+    )
+
+
+class StageScore(msgspec.Struct, frozen=True):
+    """How a stage sees a passage: 1 is its best; the score is its own (cosine, BM25, fusion's sum)."""
+
+    rank: int
+    score: float
+
+
+class SearchHit(msgspec.Struct, frozen=True):
+    """`score` is the last stage's, `passage.score` the cosine similarity. A stage that did not have the passage among
+    its `top_k` best is not there."""
+
+    rank: int
+    score: float
+    passage: Passage
+    stages: Mapping[str, StageScore]
+
+
+class SearchTimings(msgspec.Struct, frozen=True):
+    """Seconds. `search` is the search that was asked for; looking up the stages is in `total` only."""
+
+    queue: float
+    encode: float
+    search: float
+    total: float
+
+
+class SearchAnswer(msgspec.Struct, frozen=True):
+    """The answer of POST /search. `mode` is what was really done."""
+
+    hits: tuple[SearchHit, ...]
+    mode: SearchMode
+    timings: SearchTimings
+    request_id: str
+
+
+EXAMPLE = {
+    "hits": [
+        {
+            "rank": 1,
+            "score": 0.0328,
+            "passage": {
+                "id": "5f0c…-0",
+                "document_id": "5f0c…",
+                "title": "Amateur astronomer in Namibia spots bright new comet",
+                "topic": "science",
+                "date": "2025-09-30",
+                "text": "…",
+                "score": 0.71,
+                "author": "",
+                "metadata": {},
+            },
+            "stages": {
+                "fused": {"rank": 1, "score": 0.0328},
+                "dense": {"rank": 1, "score": 0.71},
+                "sparse": {"rank": 1, "score": 12.3},
+            },
+        }
+    ],
+    "mode": "hybrid",
+    "timings": {"queue": 0.0, "encode": 0.012, "search": 0.009, "total": 0.041},
+    "request_id": "0c9f…",
+}
+
+
+def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Settings) -> APIRouter:
+    """The route, around the retriever."""
+    routes = APIRouter(tags=["search"])
+
+    @routes.post(
+        "/search",
+        summary="Find passages",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The best passages, relevant or not, best first.",
+                "content": {wire.JSON: {"example": EXAMPLE}},
+            },
+            422: {"description": "The request is not valid.", "content": {wire.PROBLEM: {}}},
+            503: {"description": "Busy, or a part is down; see Retry-After.", "content": {wire.PROBLEM: {}}},
+        },
+    )
+    async def search(body: SearchBody, request: Request) -> Response:
+        within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.search_top_k_max)
+        if body.rerank:
+            raise InvalidRequest("rerank: no reranker is configured.")
+        try:
+            answer = await unless_disconnected(request.receive, answered(body, request))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(msgspec.json.encode(answer), media_type=wire.JSON)
+
+    async def answered(body: SearchBody, request: Request) -> SearchAnswer:
+        terms, where = terms_of(request), body.where()
+        if where:
+            await topics.require(where)
+        question = Question(body.question, where, body.top_k, terms.deadline, body.mode, body.narrowed())
+        explained = await retriever.explain(question, legs=body.stages)
+        seconds = SearchTimings(
+            queue=explained.queue_seconds,
+            encode=explained.encode_seconds,
+            search=explained.ranking.search_seconds,
+            total=time.monotonic() - terms.arrived,
+        )
+        return SearchAnswer(_hits(explained), explained.ranking.mode, seconds, request_id_of(request))
+
+    return routes
+
+
+def _hits(explained: Explained) -> tuple[SearchHit, ...]:
+    own = explained.ranking
+    name = FUSED if own.mode == "hybrid" else own.mode
+    rankings: list[tuple[str, Ranking]] = [(name, own), *explained.legs.items()]
+    stages = {stage: _scores(ranking) for stage, ranking in rankings}
+    passages = shown([hit.passage for hit in own.hits])
+    return tuple(
+        SearchHit(
+            rank=rank,
+            score=hit.score,
+            passage=passage,
+            stages={stage: scores[passage.id] for stage, scores in stages.items() if passage.id in scores},
+        )
+        for rank, (hit, passage) in enumerate(zip(own.hits, passages, strict=True), start=1)
+    )
+
+
+def _scores(ranking: Ranking) -> dict[str, StageScore]:
+    return {hit.passage.id: StageScore(rank, hit.score) for rank, hit in enumerate(ranking.hits, start=1)}
