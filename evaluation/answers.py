@@ -143,8 +143,8 @@ def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: str, url: str) ->
             return await evaluate(asker, questions, setup, judging.judge_of(chosen), chosen.concurrent)
 
     result = asyncio.run(ask())
-    folder = runs.save(result)
-    before = runs.earlier(result)
+    folder = runs.save(result, chosen.runs)
+    before = runs.earlier(result, chosen.runs)
     print(said(result, before), flush=True)
     print(f"  {report.write(result, before, folder)}", flush=True)
     return result

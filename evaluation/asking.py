@@ -30,7 +30,7 @@ class HttpAsker:
                 "/ask", json={"question": question, **self._body}, headers={"X-Request-Timeout": "600"}
             )
         except httpx.HTTPError as exc:
-            raise FindingFailed(f"POST {self._http.base_url}ask: {exc!r}") from exc
+            raise FindingFailed(f"POST {exc.request.url}: {exc!r}") from exc
         seconds = time.monotonic() - started
         if response.status_code != httpx.codes.OK:
             raise FindingFailed(f"POST {response.url} for {question!r}: {response.status_code} {response.text[:500]}")

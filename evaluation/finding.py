@@ -46,7 +46,7 @@ class HttpFinder:
         try:
             response = await self._http.post("/search", json={"question": question, **self._body})
         except httpx.HTTPError as exc:
-            raise FindingFailed(f"POST {self._http.base_url}search: {exc!r}") from exc
+            raise FindingFailed(f"POST {exc.request.url}: {exc!r}") from exc
         seconds = time.monotonic() - started
         if response.status_code != httpx.codes.OK:
             raise FindingFailed(f"POST {response.url} for {question!r}: {response.status_code} {response.text[:500]}")

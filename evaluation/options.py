@@ -14,6 +14,7 @@ from typing import Any
 from contracts.analysis import Language
 from evaluation import stack
 from evaluation.finding import MODES
+from evaluation.runs import RUNS
 from evaluation.sets import SAMPLE, EvaluationSet, open_set
 from evaluation.stack import Services
 
@@ -35,6 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="of the documents; default: what the set's name says, else PHAROS_ANALYZER_LANGUAGE",
     )
     parser.add_argument("--recreate", action="store_true", help="load the documents anew")
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--gateway", metavar="URL", help="a running gateway, which holds the set already")
     parser.add_argument("--model-service", metavar="URL", help="a running app_llm")
     parser.add_argument("--milvus", metavar="URI", help="a running Milvus")

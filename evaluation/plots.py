@@ -54,6 +54,18 @@ def spread(values: Sequence[float], figure_name: str) -> bytes:
     return _png(figure)
 
 
+def refusals(false_refusals: Sequence[float], right_refusals: Sequence[float]) -> bytes:
+    """What a threshold costs (share of answerable questions refused) and gains (share of unanswerable refused)."""
+    figure = Figure(figsize=(4.5, 4), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(false_refusals, right_refusals)
+    axes.plot([0, 1], [0, 1], linewidth=0.6, color="gray")
+    axes.set_xlabel("answerable questions refused", fontsize=8)
+    axes.set_ylabel("unanswerable questions refused", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": ""})

@@ -10,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import plots
+from evaluation.refusing import ANSWERABLE, UNANSWERABLE, curve
 from evaluation.runs import Run, title, when
 from evaluation.significance import Difference, compare
 
-MAIN = {"retrieval": "ndcg@10", "answers": "f1"}
+MAIN = {"retrieval": "ndcg@10", "answers": "f1", "answerability": ANSWERABLE}
 """Kind of run → the figure that runs are compared by."""
 
 LESS_IS_BETTER = frozenset({"refused_answerable", "citation_out_of_range", "seconds"})
@@ -94,6 +95,9 @@ def _images(run: Run, before: Sequence[Run], last: Run | None, main: str) -> lis
     shown += [other for other in before if other is not last][:2]
     drawn = {"means of each run": plots.bars(shown, names)}
     drawn[f"spread of {main}"] = plots.spread(list(run.column(main).values()), main)
+    if run.setup["kind"] == "answerability":
+        wrong, right, _ = curve(run.column(ANSWERABLE), run.column(UNANSWERABLE))
+        drawn["the curve of refusals"] = plots.refusals(wrong.tolist(), right.tolist())
     if last:
         old, new = last.column(main), run.column(main)
         both = old.keys() & new.keys()

@@ -117,8 +117,8 @@ async def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode,
     setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
     async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
         result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
-    folder = runs.save(result)
-    before = runs.earlier(result)
+    folder = runs.save(result, chosen.runs)
+    before = runs.earlier(result, chosen.runs)
     print(said(result, before), flush=True)
     print(f"  {report.write(result, before, folder)}", flush=True)
     return result

@@ -19,6 +19,7 @@ from evaluation.answer_figures import (
 )
 from evaluation.ranking import documents_of, mean_of
 from evaluation.ranking import figures_of as ranking_figures
+from evaluation.refusing import at_cost, at_threshold, auc, curve
 from evaluation.sets import Question
 from evaluation.significance import compare
 
@@ -210,3 +211,31 @@ def test_only_shared_questions_are_compared() -> None:
 def test_equal_runs_do_not_differ() -> None:
     same = {"a": 0.3, "b": 0.7}
     assert compare(same, dict(same)).p == 1
+
+
+ANSWERABLE = {"a": 0.9, "b": 0.7, "c": 0.5, "d": 0.2}
+UNANSWERABLE = {"x": 0.6, "y": 0.4, "z": 0.1}
+
+
+def test_what_a_threshold_refuses() -> None:
+    point = at_threshold(ANSWERABLE, UNANSWERABLE, 0.5)
+    # 0.5 itself is kept, as the gateway keeps what reaches PHAROS_MIN_SCORE.
+    assert (point.answerable, point.unanswerable) == pytest.approx((1 / 4, 2 / 3))
+
+
+def test_the_best_threshold_for_a_cost() -> None:
+    free = at_cost(ANSWERABLE, UNANSWERABLE, 0)
+    assert (free.threshold, free.answerable, free.unanswerable) == pytest.approx((0.2, 0, 1 / 3))
+    quarter = at_cost(ANSWERABLE, UNANSWERABLE, 0.25)
+    assert (quarter.threshold, quarter.answerable, quarter.unanswerable) == pytest.approx((0.5, 1 / 4, 2 / 3))
+    same = at_threshold(ANSWERABLE, UNANSWERABLE, quarter.threshold)
+    assert (same.answerable, same.unanswerable) == pytest.approx((quarter.answerable, quarter.unanswerable))
+
+
+def test_the_curve_goes_from_none_to_all() -> None:
+    wrong, right, thresholds = curve(ANSWERABLE, UNANSWERABLE)
+    assert (wrong[0], right[0]) == (0, 0)
+    assert (wrong[-1], right[-1]) == (1, 1)
+    assert (thresholds[1:] > thresholds[:-1]).all()
+    # Of the 12 pairs, the answerable one is the more similar in 3 + 3 + 2 + 1.
+    assert auc(ANSWERABLE, UNANSWERABLE) == pytest.approx(9 / 12)
