@@ -13,10 +13,10 @@ from tests.support.processes import Service
 
 FLOORS = {
     "dense": {"ndcg@10": 0.93, "top-1": 0.875, "top-3": 0.95},
-    "sparse": {"ndcg@10": 0.85, "top-1": 0.75, "top-3": 0.875},
-    "hybrid": {"ndcg@10": 0.91, "top-1": 0.85, "top-3": 0.925},
+    "sparse": {"ndcg@10": 0.87, "top-1": 0.775, "top-3": 0.875},
+    "hybrid": {"ndcg@10": 0.915, "top-1": 0.85, "top-3": 0.925},
 }
-"""Measured: dense 0.947, 0.900, 0.975; sparse 0.875, 0.775, 0.900; hybrid 0.930, 0.875, 0.950. One of the 40 questions
+"""Measured: dense 0.947, 0.900, 0.975; sparse 0.889, 0.800, 0.900; hybrid 0.933, 0.875, 0.950. One of the 40 questions
 of slack for another processor's arithmetic."""
 
 
