@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -24,6 +24,8 @@ from observability.trace_context import current_context, on_behalf_of
 
 LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
 """What a hybrid search fuses."""
+LEG_HITS = 50
+"""How many of a leg's best are looked at to explain a hit; at least what a store fuses of a short list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ class Retriever:
         ranking = await self._rank(question, vector, question.mode or self._mode)
         ranked: dict[SearchMode, Ranking] = {}
         if legs and ranking.mode == "hybrid":
-            dense, sparse = await asyncio.gather(*(self._rank(question, vector, leg) for leg in LEGS))
+            deep = replace(question, limit=max(question.limit, LEG_HITS))
+            dense, sparse = await asyncio.gather(*(self._rank(deep, vector, leg) for leg in LEGS))
             ranked = {"dense": dense, "sparse": sparse}
         return Explained(ranking, ranked, encoded.queued_seconds + ranking.queue_seconds, encoded.served_seconds)
 

@@ -16,7 +16,7 @@ METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def topic_filter(topics: Sequence[str]) -> str:
     """The expression that keeps a search inside the partitions of `topics`; empty for all of them."""
-    return _one_of("topic", sorted(topics)) if topics else ""
+    return _one_of("topic", [_quoted(topic) for topic in sorted(topics)])
 
 
 def expression(topics: Sequence[str], filters: Filters) -> str:
@@ -28,12 +28,14 @@ def expression(topics: Sequence[str], filters: Filters) -> str:
     if filters.date_to is not None:
         # Day 0 is a document whose date is not known.
         parts.append(f"day > 0 and day <= {day_number(filters.date_to)}")
-    parts.append(_one_of("document_id", filters.document_ids))
-    parts.append(_one_of("author", filters.authors))
+    parts.append(_one_of("document_id", [_literal(id) for id in filters.document_ids]))
+    parts.append(_one_of("author", [_literal(author) for author in filters.authors]))
     for key, values in filters.metadata:
         if not METADATA_KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot be the name of a field")
-        parts.append(_one_of(f'metadata["{key}"]', values))
+        # Milvus Lite has no `in` for fields of JSON.
+        each = " or ".join(f'metadata["{key}"] == {_literal(value)}' for value in values)
+        parts.append(f"({each})")
     return " and ".join(part for part in parts if part)
 
 
@@ -43,15 +45,18 @@ def day_number(date: str) -> int:
     return int("".join(match.groups())) if match else 0
 
 
-def _one_of(field: str, values: Sequence[str]) -> str:
-    if not values:
-        return ""
-    written = [_literal(value) for value in values]
-    return f"{field} == {written[0]}" if len(written) == 1 else f"{field} in [{', '.join(written)}]"
+def _one_of(field: str, literals: Sequence[str]) -> str:
+    if len(literals) == 1:
+        return f"{field} == {literals[0]}"
+    return f"{field} in [{', '.join(literals)}]" if literals else ""
 
 
 def _literal(value: str) -> str:
-    """JSON's string escapes are what Milvus' expression grammar reads, so nothing can break out of the quotes."""
     if _UNWRITABLE.search(value):
         raise ValueError(f"{value!r} holds a control character")
+    return _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    """JSON's string escapes are what Milvus' expression grammar reads, so nothing can break out of the quotes."""
     return json.dumps(value, ensure_ascii=False)

@@ -83,7 +83,7 @@ class QuestionBody(BaseModel):
         description="Search by vectors (dense), by words (sparse), or by both, fused. Default: PHAROS_SEARCH_MODE.",
         examples=["hybrid"],
     )
-    filters: FiltersBody | None = Field(default=None, description="Look in these documents only.")
+    filters: FiltersBody | None = Field(default=None, description="Look in these documents only.", examples=[None])
 
     @field_validator("question")
     @classmethod

@@ -22,8 +22,8 @@ def test_an_answer_has_its_sources_usage_and_timings(http: httpx.Client) -> None
     assert 1 <= len(answer["sources"]) <= 3
     best = answer["sources"][0]
     assert "Bellmarsh" in best["title"]
-    assert set(best) == {"id", "document_id", "title", "topic", "date", "score", "text"}
-    assert [s["score"] for s in answer["sources"]] == sorted((s["score"] for s in answer["sources"]), reverse=True)
+    assert set(best) == {"id", "document_id", "title", "topic", "date", "score", "text", "author", "metadata"}
+    assert answer["mode"] == "hybrid"
     assert answer["usage"]["completion_tokens"] == 8
     timings = answer["timings"]
     assert set(timings) == {
