@@ -4,7 +4,7 @@ ACCELERATOR ?= cpu
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run monitor ingest test soak load check bench dashboards format lock
+.PHONY: help install run monitor ingest test soak load check bench evaluate dashboards format lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,11 @@ bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev bench
 	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
+
+evaluate: ## is the right passage found: make evaluate [DATA=folder SETS="name name"] [MODES="dense sparse hybrid"] [OPTIONS="--limit-queries 200"]
+	@$(MAKE) --no-print-directory install
+	@$(PYTHON) -m launch.install dev
+	@$(PY) -m evaluation.retrieval $(if $(DATA),--data "$(DATA)") $(foreach set,$(SETS),--set $(set)) $(foreach mode,$(or $(MODES),dense sparse hybrid),--mode $(mode)) $(OPTIONS)
 
 dashboards: ## write Grafana's dashboards (monitoring/grafana/dashboards) from their code
 	@$(MAKE) --no-print-directory install

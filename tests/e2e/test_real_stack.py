@@ -14,7 +14,6 @@ import openai
 import pytest
 
 from app.settings import Settings
-from benchmarks.retrieval import evaluate, sample_questions
 from tests.support import asking, openai_clients, processes
 from tests.support.otlp_server import OtlpServer, Received
 from tests.support.processes import Service
@@ -72,19 +71,6 @@ def test_what_nobody_wrote_about_is_not_in_the_documents(http: httpx.Client, mod
 def test_a_prompt_beyond_the_window_is_cut_to_its_budget(http: httpx.Client) -> None:
     answer = http.post("/ask", json={"question": QUESTION, "top_k": 20, "max_tokens": 1}).json()
     assert 0 < answer["usage"]["prompt_tokens"] <= Settings().prompt_tokens
-
-
-async def test_retrieval_finds_the_article(
-    gateway: Service, models: Service, milvus_lite: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Measured: top-1 0.900 (36 of 40), top-3 0.975. One question of slack for another processor's arithmetic."""
-    assert gateway.url
-    settings = Settings(model_url=models.url, milvus_uri=milvus_lite.url, collection=COLLECTION)
-    accuracy = await evaluate(sample_questions(), settings)
-    with capsys.disabled():
-        print(f"\nretrieval on the sample corpus: {accuracy}")
-    assert accuracy.top_1 >= 0.875
-    assert accuracy.top_3 >= 0.95
 
 
 def test_leaving_frees_vllms_slot(http: httpx.Client, models: Service) -> None:

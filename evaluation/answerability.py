@@ -1,0 +1,129 @@
+"""`python -m evaluation.answerability`: what does a threshold on similarity (PHAROS_MIN_SCORE) refuse?
+
+    python -m evaluation.answerability --data FOLDER --set squad_v2
+    python -m evaluation.answerability --data FOLDER --set sample --foreign cranfield
+
+The first asks a set's own unanswerable questions, the second those of another set, which the documents at hand know
+nothing of. No answer is generated: POST /search gives the similarity of the best passage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from app.settings import Settings
+from contracts.types import SearchMode
+from evaluation import options, refusing, report, runs
+from evaluation.answers import asked
+from evaluation.finding import FindingFailed, HttpFinder, find_all
+from evaluation.ranking import Figures
+from evaluation.refusing import ANSWERABLE, UNANSWERABLE
+from evaluation.retrieval import GATEWAY_SETTINGS
+from evaluation.sets import EvaluationSet, Question, SetError, open_set
+from evaluation.stack import StackError
+
+COSTS = (0.01, 0.05, 0.1, 0.2)
+"""Shares of answerable questions that one may be ready to refuse."""
+
+
+async def evaluate(
+    finder: HttpFinder, questions: Sequence[Question], setup: Mapping[str, Any], min_score: float, concurrent: int
+) -> runs.Run:
+    """Ask all of them. Raises FindingFailed."""
+    started = time.monotonic()
+    found = await find_all(finder, questions, concurrent)
+    seconds = time.monotonic() - started
+    figures: dict[str, Figures] = {}
+    for question in questions:
+        similarity = found[question.id].similarity
+        name = ANSWERABLE if question.answerable else UNANSWERABLE
+        figures[question.id] = {name: -1.0 if similarity is None else similarity}
+    setup = {**setup, "questions": len(questions)}
+    run = runs.Run(
+        runs.new_name(setup), setup, {}, figures, {question.id: {"question": question.text} for question in questions}
+    )
+    both = run.column(ANSWERABLE), run.column(UNANSWERABLE)
+    facts = {
+        "seconds": round(seconds, 3),
+        "auc": round(refusing.auc(*both), 4),
+        "as configured": str(refusing.at_threshold(*both, min_score)),
+        **{f"at most {cost:.0%} wrongly": str(refusing.at_cost(*both, cost)) for cost in COSTS},
+    }
+    return dataclasses.replace(run, facts=facts)
+
+
+def questions_of(chosen: EvaluationSet, foreign: EvaluationSet | None, limit: int | None) -> tuple[Question, ...]:
+    """Answerable and unanswerable ones, at most `limit` of each. Raises SetError where one kind is missing."""
+    if foreign is None:
+        known = [question for question in asked(chosen, None) if question.answerable is not None]
+        yes = [question for question in known if question.answerable]
+        no = [question for question in known if not question.answerable]
+    else:
+        yes = [dataclasses.replace(question, answerable=True) for question in chosen.judged()]
+        no = [
+            dataclasses.replace(question, id=f"{foreign.name} {question.id}", answerable=False)
+            for question in foreign.questions
+        ]
+    if not yes or not no:
+        raise SetError(f"{chosen.name} lacks answerable or unanswerable questions; --foreign NAME lends some")
+    return (*yes[:limit], *no[:limit])
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.answerability", description="What does a threshold on similarity refuse?"
+    )
+    options.add(parser)
+    parser.add_argument("--foreign", metavar="NAME", help="a set whose questions these documents do not answer")
+    parser.add_argument("--passages", type=int, default=10, help="to ask for; default: %(default)s")
+    return options.checked(parser, parser.parse_args(arguments))
+
+
+def run(chosen: argparse.Namespace) -> list[runs.Run]:
+    """Every set in every mode. Raises SetError, StackError, FindingFailed."""
+    foreign = open_set(chosen.data, chosen.foreign, split=chosen.split) if chosen.foreign else None
+    sets = [(one, questions_of(one, foreign, chosen.limit_queries)) for one in options.sets_of(chosen)]
+    done = []
+    with ExitStack() as started:
+        where = options.services_of(chosen, started, engine="simulated")
+        for one, questions in sets:
+            with ExitStack() as of_set:
+                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
+                for mode in chosen.modes:
+                    done.append(asyncio.run(_run(chosen, one, questions, mode, url)))
+    return done
+
+
+async def _run(
+    chosen: argparse.Namespace, one: EvaluationSet, questions: Sequence[Question], mode: SearchMode, url: str
+) -> runs.Run:
+    setup = {**options.setup_of(chosen, one, mode, kind="answerability"), "foreign": chosen.foreign}
+    async with HttpFinder(url, mode, chosen.passages) as finder:
+        result = await evaluate(finder, questions, setup, Settings().min_score, chosen.concurrent)
+    folder = runs.save(result, chosen.runs)
+    print(runs.title(result), f"({len(questions)} questions)")
+    for name, value in result.facts.items():
+        print(f"  {name}: {value}")
+    print(f"  {report.write(result, runs.earlier(result, chosen.runs), folder)}", flush=True)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        run(parse(arguments))
+    except (SetError, StackError, FindingFailed) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

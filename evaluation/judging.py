@@ -1,0 +1,214 @@
+"""Is an answer faithful to its passages? Judges, and how far one agrees with people.
+
+    python -m evaluation.judging --data FOLDER [--judge URL --judge-model NAME]
+
+compares a judge with the ratings in FOLDER/mtrag_human_eval (Katsis et al., MTRAG, 2025; its passages are in
+FOLDER/mtrag_un).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, median_low
+from typing import Protocol
+
+from openai import AsyncOpenAI, OpenAIError
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score
+
+from evaluation.answer_figures import normalised, without_citations
+from evaluation.sets import SetError, rows_of
+
+GRADES = (1, 2, 3, 4)
+"""MTRAG's scale of faithfulness: 4 is wholly from the passages, 1 is not at all."""
+
+CONCURRENT = 4
+LEXICAL = "lexical"
+
+
+class Judge(Protocol):
+    """Rates answers."""
+
+    async def faithfulness(self, question: str, passages: Sequence[str], answer: str) -> float | None:
+        """0 (made up) to 1 (every claim is in the passages); None where the judge gave no rating."""
+        ...
+
+
+class LexicalJudge:
+    """K-precision: the share of the answer's words that occur in the passages (Adlakha et al., TACL 2024). Needs no
+    model; blind to a claim made of the passages' own words."""
+
+    async def faithfulness(self, question: str, passages: Sequence[str], answer: str) -> float | None:  # noqa: ARG002
+        words = normalised(without_citations(answer)).split()
+        known = set(normalised(" ".join(passages)).split())
+        return sum(word in known for word in words) / len(words) if words else None
+
+
+class ChatJudge:
+    """Any OpenAI-compatible chat, the gateway's own /v1 among them."""
+
+    def __init__(self, url: str, model: str, key: str) -> None:
+        self._client = AsyncOpenAI(base_url=url, api_key=key or "none", timeout=300)
+        self._model = model
+
+    async def faithfulness(self, question: str, passages: Sequence[str], answer: str) -> float | None:
+        """Raises openai's errors."""
+        numbered = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(passages, start=1))
+        said = await self._client.chat.completions.create(
+            model=self._model,
+            temperature=0,
+            max_tokens=8,
+            messages=[
+                {
+                    "role": "system",
+                    "content": "You check answers against passages. Reply with one digit from 1 to 4. "
+                    "4: every claim of the answer is in the passages. 3: all but a detail is. "
+                    "2: some claims are not. 1: the answer is not from the passages.",
+                },
+                {
+                    "role": "user",
+                    "content": f"Passages:\n{numbered}\n\nQuestion: {question}\nAnswer: {answer}\n\nGrade (1-4):",
+                },
+            ],
+        )
+        return score_of(said.choices[0].message.content or "")
+
+
+def score_of(reply: str) -> float | None:
+    """The first grade in a judge's reply as 0 to 1; None where there is none."""
+    found = re.search(r"(?<!\d)[1-4](?!\d)", reply)
+    return (int(found.group()) - 1) / 3 if found else None
+
+
+def grade_of(score: float) -> int:
+    """A score, 0 to 1, as the nearest grade."""
+    return 1 + round(3 * score)
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer that people rated; `grades` has one for each of them."""
+
+    question: str
+    passages: tuple[str, ...]
+    answer: str
+    grades: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Kappas are Cohen's, weighted by the square of the distance: `kappa` is the judge against the median of the
+    raters, `people` one rater against another, which is harder since neither is a median. `spearman` is the rank
+    correlation of the judge's scores with the mean grade."""
+
+    answers: int
+    unrated: int
+    kappa: float
+    spearman: float
+    spearman_p: float
+    people: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.answers} answers ({self.unrated} without a rating): weighted kappa {self.kappa:.3f} "
+            f"(between two people {self.people:.3f}), Spearman {self.spearman:.3f} (p {self.spearman_p:.4f})"
+        )
+
+
+def rated_answers(data: Path) -> list[Rated]:
+    """The answers that people rated. Raises SetError."""
+    ratings, corpus = data / "mtrag_human_eval" / "responses.dev.jsonl.gz", data / "mtrag_un" / "corpus.jsonl.gz"
+    for file in (ratings, corpus):
+        if not file.is_file():
+            raise SetError(f"{file}: no such file")
+    texts = {row["_id"]: f"{row.get('title') or ''}\n{row['text']}".strip() for row in rows_of(corpus)}
+    rated = []
+    for turn in rows_of(ratings):
+        passages = tuple(texts[id] for id in turn["context_ids"] if id in texts)
+        for response in turn["responses"]:
+            people = response["annotations"].get("faithfulness", {}).values()
+            grades = tuple(int(person["value"]) for person in people if str(person["value"]) in "1234")
+            if grades:
+                rated.append(Rated(turn["messages"][-1]["content"], passages, response["response"], grades))
+    return rated
+
+
+async def agreement(judge: Judge, rated: Sequence[Rated]) -> Agreement:
+    """How far `judge` agrees with the people. Raises what the judge raises."""
+    slots = asyncio.Semaphore(CONCURRENT)
+
+    async def one(answer: Rated) -> float | None:
+        async with slots:
+            return await judge.faithfulness(answer.question, answer.passages, answer.answer)
+
+    scores = await asyncio.gather(*map(one, rated))
+    both = [(score, answer) for score, answer in zip(scores, rated, strict=True) if score is not None]
+    ours = [grade_of(score) for score, _ in both]
+    theirs = [median_low(answer.grades) for _, answer in both]
+    correlation = stats.spearmanr([score for score, _ in both], [fmean(answer.grades) for _, answer in both])
+    return Agreement(
+        len(both),
+        len(rated) - len(both),
+        _kappa(ours, theirs),
+        float(correlation.statistic),
+        float(correlation.pvalue),
+        _kappa_of_people(rated),
+    )
+
+
+def _kappa(first: Sequence[int], second: Sequence[int]) -> float:
+    return float(cohen_kappa_score(first, second, labels=GRADES, weights="quadratic"))
+
+
+def _kappa_of_people(rated: Sequence[Rated]) -> float:
+    # The raters have no fixed order, so every pair counts both ways.
+    pairs = [
+        pair
+        for answer in rated
+        for one, other in combinations(answer.grades, 2)
+        for pair in ((one, other), (other, one))
+    ]
+    return _kappa([one for one, _ in pairs], [other for _, other in pairs])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which judge."""
+    parser.add_argument("--judge", default=None, metavar="URL", help=f"{LEXICAL!r}, or the /v1 of a chat API")
+    parser.add_argument("--judge-model", default="", metavar="NAME")
+    parser.add_argument("--judge-key", default="PHAROS_JUDGE_KEY", metavar="VARIABLE", help="that holds the API's key")
+
+
+def judge_of(options: argparse.Namespace) -> Judge | None:
+    """The judge that the options name, if any."""
+    if options.judge is None:
+        return None
+    if options.judge == LEXICAL:
+        return LexicalJudge()
+    return ChatJudge(options.judge, options.judge_model, os.environ.get(options.judge_key, ""))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m evaluation.judging", description="Does a judge agree with people?")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--limit-answers", type=int, metavar="N")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        rated = rated_answers(options.data)[: options.limit_answers]
+        print(asyncio.run(agreement(judge_of(options) or LexicalJudge(), rated)))
+    except (SetError, OpenAIError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What the two commands have in common: options, sets, services."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from contracts.analysis import Language
+from evaluation import stack
+from evaluation.finding import MODES
+from evaluation.runs import RUNS
+from evaluation.sets import SAMPLE, EvaluationSet, open_set
+from evaluation.stack import Services
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Which sets, how asked, against what."""
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the folder that holds the sets' folders")
+    parser.add_argument("--set", dest="sets", action="append", metavar="NAME", help="again for more; default: sample")
+    parser.add_argument("--mode", dest="modes", action="append", choices=MODES, help="again for more; default: hybrid")
+    parser.add_argument("--split", default="dev", help="default: %(default)s")
+    parser.add_argument("--turns", choices=("last", "all"), default="last", help="of a conversation; default: last")
+    parser.add_argument("--limit-queries", type=int, metavar="N", help="only N of the questions")
+    parser.add_argument("--concurrent", type=int, default=8, help="questions at a time; default: %(default)s")
+    parser.add_argument("--label", default="", help="what was changed; runs of another label are another setup")
+    parser.add_argument(
+        "--language",
+        type=Language,
+        choices=list(Language),
+        help="of the documents; default: what the set's name says, else PHAROS_ANALYZER_LANGUAGE",
+    )
+    parser.add_argument("--recreate", action="store_true", help="load the documents anew")
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--gateway", metavar="URL", help="a running gateway, which holds the set already")
+    parser.add_argument("--model-service", metavar="URL", help="a running app_llm")
+    parser.add_argument("--milvus", metavar="URI", help="a running Milvus")
+
+
+def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
+    """The options with their defaults. Exits for those that contradict each other."""
+    options.sets = options.sets or [SAMPLE]
+    options.modes = options.modes or ["hybrid"]
+    if options.gateway and len(options.sets) > 1:
+        parser.error("a running gateway serves one collection: give one --set")
+    return options
+
+
+def sets_of(options: argparse.Namespace) -> list[EvaluationSet]:
+    """The sets, all of them read before anything starts. Raises SetError."""
+    return [open_set(options.data, name, split=options.split, turns=options.turns) for name in options.sets]
+
+
+def setup_of(options: argparse.Namespace, chosen: EvaluationSet, mode: str, *, kind: str) -> dict[str, Any]:
+    """What makes two runs comparable."""
+    return {
+        "kind": kind,
+        "set": chosen.name,
+        "split": options.split,
+        "turns": options.turns,
+        "mode": mode,
+        "label": options.label,
+    }
+
+
+def services_of(options: argparse.Namespace, stack_of_all: ExitStack, *, engine: str) -> Services | None:
+    """Where model service and Milvus are, started where they are not given; None for a running gateway."""
+    if options.gateway:
+        return None
+    return stack_of_all.enter_context(stack.services(options.model_service, options.milvus, engine=engine))
+
+
+def gateway_of(
+    options: argparse.Namespace,
+    stack_of_set: ExitStack,
+    where: Services | None,
+    chosen: EvaluationSet,
+    settings: Mapping[str, object],
+) -> str:
+    """The URL of a gateway that holds the set: the running one, or one of our own. Raises StackError."""
+    if where is None:
+        return str(options.gateway).rstrip("/")
+    return stack_of_set.enter_context(stack.gateway(where, loaded(options, where, chosen), **settings))
+
+
+def loaded(options: argparse.Namespace, where: Services, chosen: EvaluationSet) -> str:
+    """The collection that holds the set. Raises StackError."""
+    began = time.monotonic()
+    collection = asyncio.run(stack.ingested(where, chosen, options.language, recreate=options.recreate))
+    print(f"{chosen.name}: documents ready in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return collection

@@ -1,0 +1,137 @@
+"""`python -m evaluation.retrieval`: is the right document found?
+
+    python -m evaluation.retrieval --set sample
+    python -m evaluation.retrieval --data FOLDER --set NAME --set NAME --mode dense --mode hybrid
+
+Loads each set's documents as `setup_milvus` does and asks the gateway's POST /search, of services of its own (real
+encoder, simulated generator) or of running ones. docs/evaluation.md says what the figures mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from contracts.types import SearchMode
+from evaluation import options, report, runs
+from evaluation.finding import FindingFailed, HttpFinder, find_all
+from evaluation.ranking import documents_of, figures_of
+from evaluation.sets import EvaluationSet, SetError
+from evaluation.significance import compare
+from evaluation.stack import StackError
+
+DOCUMENTS = 100
+"""Deepest rank that a measure looks at."""
+
+GATEWAY_SETTINGS: dict[str, object] = {"milvus_timeout_seconds": 30, "log_level": "warning"}
+"""Of the gateway that we start: Milvus Lite scans, and a question that is late is still to be counted."""
+
+
+async def evaluate(
+    finder: HttpFinder, chosen: EvaluationSet, setup: Mapping[str, Any], *, limit: int | None, concurrent: int
+) -> runs.Run:
+    """Ask every judged question of the set. Raises SetError where there is none, and FindingFailed."""
+    questions = chosen.judged(limit)
+    if not questions:
+        raise SetError(f"{chosen.name} has no judged question")
+    keys = chosen.keys()
+    started = time.monotonic()
+    found = await find_all(finder, questions, concurrent)
+    seconds = time.monotonic() - started
+    # A document that is not of this set has no judgement, but it has a rank.
+    rankings = {
+        id: documents_of(keys.get(document, document) for document in one.documents)[:DOCUMENTS]
+        for id, one in found.items()
+    }
+    waits = np.array([one.seconds for one in found.values()])
+    facts = {
+        "seconds": round(seconds, 3),
+        "questions_per_second": round(len(found) / seconds, 2),
+        "concurrent": concurrent,
+        "seconds_median": round(float(np.median(waits)), 4),
+        "seconds_p95": round(float(np.quantile(waits, 0.95)), 4),
+        "documents": len(keys),
+        "modes_done": sorted({one.mode for one in found.values()}),
+    }
+    setup = {**setup, "questions": len(found)}
+    shown = {
+        question.id: {
+            "question": question.text,
+            "documents": rankings[question.id][:10],
+            "similarity": found[question.id].similarity,
+        }
+        for question in questions
+    }
+    return runs.Run(runs.new_name(setup), setup, facts, figures_of(rankings, chosen.judgements), shown)
+
+
+def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
+    """The run in lines for a terminal, with what its nDCG@10 gained over `before`."""
+    setup, facts = run.setup, run.facts
+    means = "  ".join(f"{name} {value:.3f}" for name, value in run.means.items())
+    lines = [
+        f"{runs.title(run)}  {means}  ({setup['questions']} questions, {facts['questions_per_second']}/s, "
+        f"median {1000 * facts['seconds_median']:.0f} ms at {facts['concurrent']} at a time)"
+    ]
+    if facts["modes_done"] != [setup["mode"]]:
+        lines.append(f"  note: the gateway searched {', '.join(facts['modes_done'])}")
+    for other in before:
+        gain = compare(other.column("ndcg@10"), run.column("ndcg@10"))
+        lines.append(f"  ndcg@10 {gain} against {runs.title(other)} of {runs.when(other)}")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.retrieval", description="Is the right document found?")
+    options.add(parser)
+    rerank = parser.add_mutually_exclusive_group()
+    rerank.add_argument("--rerank", dest="rerank", action="store_true", default=None, help="with the reranker")
+    rerank.add_argument("--no-rerank", dest="rerank", action="store_false", help="without; default: as configured")
+    parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
+    return options.checked(parser, parser.parse_args(arguments))
+
+
+def run(chosen: argparse.Namespace) -> list[runs.Run]:
+    """Every set in every mode; each run is saved as soon as it is done. Raises SetError, StackError, FindingFailed."""
+    done: list[runs.Run] = []
+    sets = options.sets_of(chosen)
+    with ExitStack() as started:
+        where = options.services_of(chosen, started, engine="simulated")
+        for one in sets:
+            with ExitStack() as of_set:
+                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
+                for mode in chosen.modes:
+                    done.append(asyncio.run(_run(chosen, one, mode, url)))
+    return done
+
+
+async def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+    setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
+    async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
+        result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
+    folder = runs.save(result, chosen.runs)
+    before = runs.earlier(result, chosen.runs)
+    print(said(result, before), flush=True)
+    print(f"  {report.write(result, before, folder)}", flush=True)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        run(parse(arguments))
+    except (SetError, StackError, FindingFailed) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Both commands against real services with simulated models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evaluation import answerability, answers, retrieval
+from evaluation.runs import load
+from tests.support.beir import write_sample
+from tests.support.processes import Service
+
+UNANSWERABLE = ["zxqv wvut?", "qqqq kkkk jjjj?"]
+"""Of words that no article holds, so that the hash encoder finds nothing similar."""
+
+
+@pytest.fixture
+def arguments(simulated: Service, milvus_lite: Service, tmp_path: Path) -> list[str]:
+    write_sample(tmp_path / "data" / "tiny", unanswerable=UNANSWERABLE)
+    places = ["--model-service", simulated.url, "--milvus", milvus_lite.url, "--runs", str(tmp_path / "runs")]
+    return ["--data", str(tmp_path / "data"), "--set", "tiny", *places]
+
+
+def test_retrieval_is_measured_and_compared(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mode in ("sparse", "sparse", "hybrid"):
+        assert retrieval.main([*arguments, "--mode", mode]) == 0, capsys.readouterr().err
+    first, again, hybrid = map(load, sorted((tmp_path / "runs").iterdir()))
+    assert len(first.figures) == first.setup["questions"] == 40
+    assert first.facts["modes_done"] == ["sparse"]
+    # Measured: top-3 0.900. BM25 needs no model, so the simulated ones do not matter.
+    assert first.means["top-3"] >= 0.875
+    assert again.figures == first.figures
+    assert hybrid.figures != first.figures
+    assert hybrid.setup["mode"] == "hybrid"
+    said = capsys.readouterr().out
+    assert "ndcg@10 +0.000 [+0.000, +0.000] p 1.0000 (not significant) against tiny sparse of" in said
+    pages = [(run.folder(tmp_path / "runs") / "report.html").read_text() for run in (first, again, hybrid)]
+    assert ["Earlier runs" in page for page in pages] == [False, True, True]
+
+
+def test_answers_are_measured(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--engine", "simulated", "--mode", "dense", "--min-score", "0.2", "--judge", "lexical"]
+    assert answers.main([*arguments, *options]) == 0, capsys.readouterr().err
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = load(folder)
+    assert len(run.figures) == 42
+    # The simulated generator knows nothing, but the gateway itself refuses where it finds nothing similar.
+    assert run.means["refused_unanswerable"] == 1
+    assert run.means["refused_answerable"] < 0.5
+    assert run.means["source_recall"] > 0.5
+    assert run.means["exact_match"] == 0
+    assert 0 <= run.means["faithfulness"] <= 1
+    assert sorted(id for id in run.figures if "refused_unanswerable" in run.figures[id]) == ["un0", "un1"]
+    assert "refused_unanswerable" in (folder / "report.html").read_text()
+
+
+def test_what_a_threshold_refuses_is_measured(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answerability.main([*arguments, "--mode", "dense"]) == 0, capsys.readouterr().err
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = load(folder)
+    assert (len(run.column("similarity_answerable")), len(run.column("similarity_unanswerable"))) == (40, 2)
+    assert run.facts["auc"] > 0.9
+    assert "the curve of refusals" in (folder / "report.html").read_text()
+    assert answerability.main([*arguments[:2], "--set", "sample", *arguments[4:]]) == 1
+    assert "sample lacks answerable or unanswerable questions; --foreign NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [retrieval, answers, answerability])
+def test_a_running_gateway_that_is_not_there_is_said_so(
+    command: object, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*arguments, "--gateway", "http://127.0.0.1:1"]) == 1  # type: ignore[attr-defined]
+    assert "error: POST http://127.0.0.1:1/" in capsys.readouterr().err
