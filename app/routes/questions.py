@@ -84,7 +84,9 @@ class QuestionBody(BaseModel):
         examples=["hybrid"],
     )
     filters: FiltersBody | None = Field(default=None, description="Look in these documents only.", examples=[None])
-    rerank: bool | None = Field(default=None, description="With the reranker or without. Default: PHAROS_RERANK.")
+    rerank: bool | None = Field(
+        default=None, description="With the reranker or without. Default: PHAROS_RERANK.", examples=[None]
+    )
 
     @field_validator("question")
     @classmethod

@@ -27,8 +27,9 @@ def test_an_answer_has_its_sources_usage_and_timings(http: httpx.Client) -> None
     assert answer["usage"]["completion_tokens"] == 8
     timings = answer["timings"]
     assert set(timings) == {
-        "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total",
+        "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total", "rerank",
     }  # fmt: skip
+    assert timings.pop("rerank") is None, "no reranker is served"
     assert all(seconds >= 0 for seconds in timings.values())
     assert timings["time_to_first_token"] <= timings["total"]
     parts = timings["queue"] + timings["encode"] + timings["search"] + timings["prompt"] + timings["generate"]
