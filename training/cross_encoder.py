@@ -146,6 +146,8 @@ def run(options: argparse.Namespace) -> Path:
             "%s: nDCG@10 of %d held-out questions %.3f as searched, %.3f reranked",
             order.set, order.questions, order.searched, order.reranked,
         )  # fmt: skip
+        if order.reranked <= order.searched:
+            log.warning("%s: the model makes the order no better; train it longer before it is used", order.set)
     return folder
 
 

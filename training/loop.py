@@ -46,7 +46,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What was done. `loss` is the mean over the last tenth of the steps."""
+    """What was done: on how many different questions, and with which mean loss over the last tenth of the steps."""
 
     questions: int
     steps: int
@@ -120,7 +120,8 @@ def train(model: Any, given: Sequence[Example], recipe: Recipe) -> Trained:
             log.info("%3.0f %%, step %d, loss %.3f", 100 * progress, step, float(np.mean(losses[-20:])))
     model.eval()
     last = losses[-max(1, len(losses) // 10) :]
-    return Trained(len(given), len(losses), pairs, time.monotonic() - started, float(np.mean(last)))
+    questions = min(len(given), len(losses) * recipe.questions_per_step)
+    return Trained(questions, len(losses), pairs, time.monotonic() - started, float(np.mean(last)))
 
 
 def _freeze(network: Any, recipe: Recipe) -> None:

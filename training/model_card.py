@@ -14,8 +14,14 @@ def readme(options: argparse.Namespace, trained: Trained, orders: Sequence[Order
     base = str(options.model).rstrip("/").rpartition("/")[2]
     sets = "\n".join(f"- {name}: {licence}" for name, licence in licences.items())
     rows = "\n".join(f"| {o.set} | {o.questions} | {o.searched:.3f} | {o.reranked:.3f} |" for o in orders)
+    worse = [order.set for order in orders if order.reranked <= order.searched]
+    warning = (
+        f"\n**It makes the order of {', '.join(worse)} no better: train it longer before it is used.**\n"
+        if worse
+        else ""
+    )
     return f"""# {options.name}
-
+{warning}
 A cross-encoder for PHAROS_LLM_RERANKER_MODEL, made by `python -m training.cross_encoder` from {base}.
 
 {trained.questions} questions, {trained.steps} steps, {trained.pairs} pairs of at most {options.max_length} tokens,

@@ -66,6 +66,7 @@ ANSWER_EXAMPLE = {
         "time_to_first_token": 0.4,
         "generate": 0.9,
         "total": 0.93,
+        "rerank": None,
     },
     "request_id": "0c9f…",
     "mode": "hybrid",

@@ -85,7 +85,7 @@ def nothing_is_held(models: Service) -> bool:
 def test_a_model_service_has_every_metric_with_its_labels(models: Service) -> None:
     text = scrape(models.url)
     wanted = metrics_of(telemetry.APP_LLM)
-    assert len(wanted) == 19
+    assert len(wanted) == 22
     assert scraping.faults(text, wanted) == []
     scraped = scraping.samples(text)
     for usual in ("process_resident_memory_bytes", "process_open_fds"):

@@ -80,6 +80,7 @@ def test_each_hit_has_each_stages_rank_and_score(http: httpx.Client) -> None:
         of_stage = sorted((s["rank"], s["score"]) for hit in hits if (s := hit["stages"].get(stage)))
         scores = [score for _, score in of_stage]
         assert scores == sorted(scores, reverse=True)
+    assert answer["timings"].pop("rerank") is None, "no reranker is served"
     assert all(seconds >= 0 for seconds in answer["timings"].values())
     assert answer["request_id"]
 

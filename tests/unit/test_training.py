@@ -254,7 +254,8 @@ def test_the_command_trains_saves_and_says_what_it_was_made_of(
         assert "classifier.weight" in weights.keys()  # noqa: SIM118 - not a mapping
     page = (saved / "README.md").read_text()
     assert "- toys: CC0" in page
-    assert "2 steps" in page
+    assert "16 questions, 2 steps" in page
+    assert "**It makes the order of toys no better" in page, "with random weights and two steps"
     assert str(tmp_path) not in page
     held_out = (saved / "validation.tsv").read_text().splitlines()
     assert held_out
