@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     rerank_in_flight: int = Field(2, ge=1, description="Concurrent /rerank calls.")
     ranking: RankingOptions = Field(
-        RankingOptions(),
+        {},  # type: ignore[assignment]  # a literal, like every default: it is read from the source too
         description='How passages are chosen and ordered, as JSON: {"mmr_lambda": 0.7} (docs/ranking.md).',
     )
     self_query: bool = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.query_rules import narrowing
@@ -122,6 +122,7 @@ WORDS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(words=st.lists(WORDS, max_size=12))
 def test_nothing_is_invented(words: list[str]) -> None:
     question = " ".join(words)
@@ -133,6 +134,7 @@ def test_nothing_is_invented(words: list[str]) -> None:
     assert all(letter in letters for letter in found.rest.replace(" ", ""))
 
 
+@settings(deadline=None)
 @given(question=st.text(max_size=60), now=st.dates())
 def test_any_text_is_taken(question: str, now: dt.date) -> None:
     found = narrowing(question, TOPICS, now)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ranking.answerability import FEATURES, Calibration, CalibrationError, features, read_calibration
@@ -43,6 +43,7 @@ def test_nothing_found_has_no_features() -> None:
     assert set(features("Who is Rollo?", []).values()) == {0.0}
 
 
+@settings(deadline=None)
 @given(hits=found(), question=st.text(max_size=40))
 def test_shares_are_shares(hits: list[Hit], question: str) -> None:
     values = features(question, [hit.passage for hit in hits])
@@ -72,6 +73,7 @@ def test_the_gateway_computes_what_was_fitted() -> None:
     assert calibration.fitted_on == "400 questions of set, searched hybrid"
 
 
+@settings(deadline=None)
 @given(value=st.floats(-1e6, 1e6))
 def test_a_probability_is_one_whatever_the_features(value: float) -> None:
     calibration = Calibration("e", ("one",), (0.5,), (0.1,), (3.0,), 0.2, 0.5, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -31,6 +31,7 @@ def passages_of(text: str, tokens: int, overlap: int, *, placed: bool = True) ->
     ]
 
 
+@settings(deadline=None)
 @given(text=DOCUMENTS, tokens=st.integers(4, 20), overlap=st.integers(0, 6), order=st.randoms())
 def test_all_chunks_joined_are_the_text(text: str, tokens: int, overlap: int, order: object) -> None:
     passages = passages_of(text, tokens, overlap)
@@ -43,6 +44,7 @@ def test_all_chunks_joined_are_the_text(text: str, tokens: int, overlap: int, or
     assert whole.passage.id == passages[0].id
 
 
+@settings(deadline=None)
 @given(text=DOCUMENTS, picked=st.sets(st.integers(0, 30)), tokens=st.integers(4, 12))
 def test_every_joined_passage_is_a_piece_of_the_text(text: str, picked: set[int], tokens: int) -> None:
     passages = [passage for passage in passages_of(text, tokens, 2) if passage.chunk in picked]
@@ -120,6 +122,7 @@ def test_a_document_that_fits_is_handed_over_whole() -> None:
         assert parent.passage.text == NUMBERED
 
 
+@settings(deadline=None)
 @given(picked=st.lists(st.integers(0, 15), min_size=1, unique=True), budget=st.integers(0, 600))
 def test_parents_never_say_the_same_text_twice(picked: list[int], budget: int) -> None:
     passages = passages_of(NUMBERED, 22, 4)

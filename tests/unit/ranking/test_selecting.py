@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ranking.diversity import by_marginal_relevance
@@ -29,6 +29,7 @@ OPTIONS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(hits=found(), options=OPTIONS, limit=st.integers(1, 12))
 def test_nothing_is_invented_and_never_more_than_the_limit(
     hits: list[Hit], options: RankingOptions, limit: int
@@ -42,12 +43,14 @@ def test_nothing_is_invented_and_never_more_than_the_limit(
     assert set(arranged_ids) <= set(ids(chosen))
 
 
+@settings(deadline=None)
 @given(hits=found(), limit=st.integers(1, 12))
 def test_without_options_nothing_changes_but_the_number(hits: list[Hit], limit: int) -> None:
     assert arranged(hits, RankingOptions(), limit, NOW) == hits[:limit]
     assert spans_wanted(hits, RankingOptions()) == []
 
 
+@settings(deadline=None)
 @given(hits=found(), options=OPTIONS)
 def test_assembling_twice_is_assembling_once(hits: list[Hit], options: RankingOptions) -> None:
     once = assembled(hits, options)
@@ -84,6 +87,7 @@ def test_a_negative_score_gets_no_better_with_age() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(hits=found())
 def test_age_only_lowers_and_equal_ages_keep_their_order(hits: list[Hit]) -> None:
     weighted = by_recency(hits, 30, NOW)
@@ -122,6 +126,7 @@ def test_scripts_without_spaces_have_words_too() -> None:
     assert len(without_duplicates(hits, 0.5)) == 2
 
 
+@settings(deadline=None)
 @given(hits=found(), resemblance=st.floats(0.1, 1))
 def test_duplicates_are_gone_and_only_they(hits: list[Hit], resemblance: float) -> None:
     def resemble(one: Hit, two: Hit) -> bool:
@@ -150,6 +155,7 @@ def test_variety_brings_what_is_unlike_the_best_forward() -> None:
     assert ids(by_marginal_relevance(hits, 1)) == ids(hits)
 
 
+@settings(deadline=None)
 @given(hits=found(), relevance=st.floats(0, 1))
 def test_marginal_relevance_reorders_and_keeps_the_best_first(hits: list[Hit], relevance: float) -> None:
     varied = by_marginal_relevance(hits, relevance)
@@ -159,6 +165,7 @@ def test_marginal_relevance_reorders_and_keeps_the_best_first(hits: list[Hit], r
         assert varied[0].score == max(h.score for h in hits)
 
 
+@settings(deadline=None)
 @given(hits=found(), relevance=st.floats(0, 1))
 def test_each_next_one_has_the_greatest_marginal_relevance(hits: list[Hit], relevance: float) -> None:
     """Against the definition, written the slow way."""
