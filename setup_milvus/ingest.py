@@ -16,6 +16,7 @@ from pymilvus import MilvusException
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from contracts import collection as schema
+from contracts.analysis import Language
 from contracts.types import ModelCard
 from setup_milvus.chunking import Chunk, chunks_of
 from setup_milvus.datasets import Dataset, Tally
@@ -128,7 +129,7 @@ class Ingestion:
                 settings.milvus_uri,
                 settings.milvus_token,
                 settings.collection,
-                settings.analyzer_language,
+                Language(settings.analyzer_language),
             )
 
         self._writer = await self._patiently(open_store, "Milvus")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from contracts.analysis import Language
 
 
 class Settings(BaseSettings):
@@ -25,8 +23,8 @@ class Settings(BaseSettings):
 
     chunk_tokens: int = Field(200, ge=32, description="Passage length in the encoder's tokens, heading included.")
     chunk_overlap_tokens: int = Field(40, ge=0, description="Tokens two neighbouring passages share.")
-    analyzer_language: Language = Field(
-        Language.ENGLISH,
+    analyzer_language: Literal["english", "russian", "korean", "chinese", "none"] = Field(
+        "english",
         description="Of the documents, for the search by words: english, russian, korean, chinese or none "
         "(docs/retrieval.md).",
     )

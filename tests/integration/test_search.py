@@ -131,7 +131,8 @@ def test_a_stream_says_how_it_searched(http_names: httpx.Client) -> None:
 def test_filters_narrow_every_mode(
     http_names: httpx.Client, mode: str, filters: dict[str, object], topics: set[str]
 ) -> None:
-    hits = search(http_names, mode=mode, filters=filters, top_k=100)["hits"]
+    question = "The new owner or Zelminster?"
+    hits = search(http_names, question, mode=mode, filters=filters, top_k=100)["hits"]
     assert {hit["passage"]["topic"] for hit in hits} == topics
     asked = http_names.post("/ask", json={"question": NAME, "mode": mode, "filters": filters, "max_tokens": 1}).json()
     assert {source["topic"] for source in asked["sources"]} <= topics
