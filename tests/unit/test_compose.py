@@ -116,10 +116,15 @@ def settings(package: str) -> dict[str, Any]:
     prefix = re.search(r"env_prefix='(\w+)'", ast.unparse(ast.Module(body, [])))
     assert prefix is not None
     return {
-        f"{prefix[1]}{node.target.id}".upper(): ast.literal_eval(node.value.args[0])
+        f"{prefix[1]}{node.target.id}".upper(): _literal(node.value.args[0])
         for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call)
     }
+
+
+def _literal(default: ast.expr) -> Any:
+    """None for a default that is made by a call: nothing here is about those."""
+    return None if isinstance(default, ast.Call) else ast.literal_eval(default)
 
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]

@@ -39,10 +39,17 @@ class Counted(MemoryStore):
         self.calls: list[tuple[SearchMode, int]] = []
 
     async def search(
-        self, queries: Queries, topics: Sequence[str], limit: int, *, mode: SearchMode, filters: Filters = NO_FILTERS
+        self,
+        queries: Queries,
+        topics: Sequence[str],
+        limit: int,
+        *,
+        mode: SearchMode,
+        filters: Filters = NO_FILTERS,
+        with_vectors: bool = False,
     ) -> Found:
         self.calls.append((mode, len(queries.texts)))
-        return await super().search(queries, topics, limit, mode=mode, filters=filters)
+        return await super().search(queries, topics, limit, mode=mode, filters=filters, with_vectors=with_vectors)
 
 
 def store(language: Language | None = Language.ENGLISH) -> Counted:
