@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     model_call_timeout_seconds: float = Field(10.0, gt=0, description="For one /encode or /rerank call.")
     model_read_timeout_seconds: float = Field(120.0, gt=0, description="Longest silence of a token stream.")
     model_connections: int = Field(512, ge=1, description="Most connections to the model service.")
-    milvus_timeout_seconds: float = Field(1.5, gt=0, description="For one Milvus call.")
+    milvus_timeout_seconds: float = Field(5.0, gt=0, description="For one Milvus call.")
     topics_ttl_seconds: float = Field(10.0, ge=0, description="How old the counts of GET /topics may be.")
     retry_after_seconds: int = Field(2, ge=1, description="Retry-After where nothing better has been measured.")
     body_timeout_seconds: float = Field(10.0, gt=0, description="To receive the whole body of a request.")
