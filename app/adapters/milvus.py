@@ -242,7 +242,7 @@ class MilvusStore:
 
 def leg_depth(limit: int) -> int:
     """How many of each leg's best are fused into `limit`. A passage that is deep in both legs seldom wins, and Milvus
-    Lite's time grows with it: for 64 questions and 5,000 passages 0.3 s with 20 and 0.7 s with 50."""
+    Lite's time grows with it: for 64 questions and 5,000 passages 0.3 s with 20, 0.7 s with 50."""
     return max(limit, min(4 * limit, 50), 20)
 
 
