@@ -260,8 +260,8 @@ def scores_to_json(scores: Scores) -> bytes:
 
 def scores_to_msgpack(scores: Scores) -> bytes:
     """Body of a /rerank answer as MessagePack: `data` is little-endian float32."""
-    data = scores.scores.astype("<f4").tobytes()
-    return msgspec.msgpack.encode(_ScoresAsMsgpack("<f4", data, scores.tokens, scores.truncated))
+    wire = _ScoresAsMsgpack("<f4", scores.scores.astype("<f4").tobytes(), scores.tokens, scores.truncated)
+    return msgspec.msgpack.encode(wire)
 
 
 def scores_from_msgpack(body: bytes) -> Scores:

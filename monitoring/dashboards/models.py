@@ -8,6 +8,7 @@ from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import board, choice
+from monitoring.dashboards.encoders import encoder, reranker
 from monitoring.dashboards.limits import FIRST_TOKEN, INTER_TOKEN, LAG, PAUSE, STAGE
 from monitoring.dashboards.panels import (
     BYTES,
@@ -21,12 +22,11 @@ from monitoring.dashboards.panels import (
     Limit,
     Panel,
     ask,
-    heat,
     lines,
     number,
     percentiles,
 )
-from monitoring.dashboards.promql import buckets, percentile, rate, series, total
+from monitoring.dashboards.promql import percentile, rate, series, total
 
 HERE = {"instance": "=~$model_service"}
 
@@ -41,8 +41,8 @@ def models() -> dashboard.Dashboard:
             ("Work in the engine", _engine()),
             ("Memory of the engine", _memory()),
             ("How fast is the engine?", _speed()),
-            ("Encoder", _encoder()),
-            ("Reranker, where there is one", _reranker()),
+            ("Encoder", encoder(HERE)),
+            ("Reranker, where there is one", reranker(HERE)),
             ("GPU", _gpu()),
             ("Process", _process()),
         ],
@@ -165,73 +165,6 @@ def _speed() -> list[Panel]:
             PER_SECOND,
             [ask(rate(t.PROMPT_TOKENS), "prompt"), ask(rate(t.GENERATION_TOKENS), "received")],
             limit=None,
-        ),
-    ]
-
-
-def _encoder() -> list[Panel]:
-    return [
-        lines(
-            "Texts encoded a second",
-            "Questions and, while documents are loaded, passages.",
-            PER_SECOND,
-            [ask(rate(t.ENCODED_TEXTS, "instance", **HERE), "{{instance}}")],
-            limit=None,
-            span=6,
-            stacked=True,
-        ),
-        lines(
-            "Tokens encoded a second",
-            "What the encoder's work is made of: long texts cost more than short ones.",
-            PER_SECOND,
-            [ask(rate(t.ENCODED_TOKENS, "instance", **HERE), "{{instance}}")],
-            limit=None,
-            span=6,
-            stacked=True,
-        ),
-        lines(
-            "Time of one pass of the encoder",
-            "One batch of texts through the encoder.",
-            SECONDS,
-            percentiles(t.ENCODE_SECONDS, where=HERE),
-            limit=STAGE,
-            span=6,
-        ),
-        heat(
-            "Texts in one pass of the encoder",
-            "Sizes of the batches that the model service makes of what all gateways send. Larger ones are better use "
-            "of a GPU.",
-            COUNT,
-            buckets(t.BATCH_ITEMS, job=t.APP_LLM, **HERE),
-            span=6,
-        ),
-    ]
-
-
-def _reranker() -> list[Panel]:
-    return [
-        lines(
-            "Pairs scored a second",
-            "Each is a question and a passage; by default a question comes with 50.",
-            PER_SECOND,
-            [ask(rate(t.RERANKED_PAIRS, "instance", **HERE), "{{instance}}")],
-            limit=None,
-            stacked=True,
-        ),
-        lines(
-            "Tokens scored a second",
-            "What the reranker's work is made of.",
-            PER_SECOND,
-            [ask(rate(t.RERANKED_TOKENS, "instance", **HERE), "{{instance}}")],
-            limit=None,
-            stacked=True,
-        ),
-        lines(
-            "Time of one pass of the reranker",
-            "One batch of pairs through the reranker.",
-            SECONDS,
-            percentiles(t.RERANK_SECONDS, where=HERE),
-            limit=STAGE,
         ),
     ]
 
