@@ -78,7 +78,7 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     the passages depend on: corpus, encoder, chunking, terms. Raises StackError.
     """
     base = SetupSettings(model_url=where.model_url, milvus_uri=where.milvus_uri)
-    language = language or chosen.language or Language(base.analyzer_language)
+    language = Language(language or chosen.language or base.analyzer_language)
     parts = [
         "eval",
         chosen.name,
