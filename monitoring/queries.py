@@ -33,10 +33,9 @@ NEEDS: tuple[tuple[str, str], ...] = (
 """What a query finds nothing without, by a pattern in it: a part that is not everywhere, or something that went wrong.
 
 vllm: the engine `vllm`, not `simulated`. milvus: Milvus Standalone, not Lite. node, dcgm: their exporters. gpu: an
-NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. reranker: a model service with one. rules: recording rules. refusals, failures:
-requests that were refused, or had no first token. drops: items that each of the gateway's batchers threw away, and log
-records that Loki never got. alerts: one that fires. restarts: a service that started within the
-time shown. Log queries need loki.
+NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. reranker: a model service with one. rules:
+recording rules. refusals, failures: requests that were refused, or had no first token. drops: log records that Loki
+never got. alerts: one that fires. restarts: a service that started within the time shown. Log queries need loki.
 """
 
 
