@@ -58,7 +58,7 @@ def model_service(log: Path, endpoint: str) -> Service:
         log,
         simulated_first_token_seconds=0.05,
         simulated_token_seconds=0.01,
-        simulated_answer_tokens=8,
+        simulated_answer_tokens=200,  # two seconds, for who asks for so many: time to leave
         traces_endpoint=endpoint,
         environment="test",
     )
@@ -138,9 +138,9 @@ async def test_a_prompt_that_is_refused_left_or_aborted_ends_its_span(backend: O
     await ends(traced, [prompt("long", traceparent(TRACES[0]), "word " * 5000), prompt("good", None)])
     async with processes.replicas(traced.url) as replicas:
         generator = ReplicatedGenerator(replicas)
-        async with aclosing(generator.generate([prompt("left", traceparent(TRACES[1]))])) as frames:
+        async with aclosing(generator.generate([prompt("left", traceparent(TRACES[1]), max_tokens=200)])) as frames:
             await anext(frames)
-        async for _ in generator.generate([prompt("aborted", traceparent(TRACES[2]))]):
+        async for _ in generator.generate([prompt("aborted", traceparent(TRACES[2]), max_tokens=200)]):
             await generator.abort(["aborted"])
     backend.wait(lambda it: set(TRACES) <= {span.trace_id for span in it.spans})
     refused, left, aborted = (of_trace(backend, trace) for trace in TRACES)
