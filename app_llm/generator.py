@@ -88,6 +88,27 @@ class HoldingGenerator(Generator, Protocol):
     def at_once(self) -> int: ...
 
 
+class WrappedGenerator:
+    """What a wrapper around a `HoldingGenerator` hands on as it is."""
+
+    def __init__(self, generator: HoldingGenerator) -> None:
+        self._generator = generator
+
+    @property
+    def held(self) -> int:
+        """Prompts accepted and not ended."""
+        return self._generator.held
+
+    @property
+    def at_once(self) -> int:
+        """Prompts the engine runs at the same time."""
+        return self._generator.at_once
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """As the port says."""
+        await self._generator.abort(request_ids)
+
+
 class BatchedGenerator:
     """Implements `HoldingGenerator`. It holds at most `prompts_max` prompts; beyond that it is Overloaded.
 

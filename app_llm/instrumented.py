@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
+from app.batch_metrics import BatchMetrics, CountedBatches
 from app.merging import MergingEncoder, MergingReranker
-from app.watching import DROP_REASONS, DropReason, Unwatched
-from app_llm.generator import HoldingGenerator
+from app_llm.generator import HoldingGenerator, WrappedGenerator
 from contracts import telemetry
 from contracts.ports import Encoder, Reranker
 from contracts.types import Delta, Encoding, Frame, Pair, Prompt, Scores
@@ -32,11 +31,9 @@ class Metrics:
         self.reranked_pairs = telemetry.RERANKED_PAIRS.counter(registry)
         self.reranked_tokens = telemetry.RERANKED_TOKENS.counter(registry)
         self.rerank_seconds = telemetry.RERANK_SECONDS.histogram(registry)
-        items = telemetry.BATCH_ITEMS.histogram(registry)
-        wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry)
-        dropped = telemetry.QUEUE_DROPPED.counter(registry)
-        self.encoding = CallsWatch("encode", items, wait, dropped)
-        self.reranking = CallsWatch("rerank", items, wait, dropped)
+        batches = BatchMetrics(registry)  # whose items are calls
+        self.encoding = CountedBatches(batches, "encode")
+        self.reranking = CountedBatches(batches, "rerank")
         self._held = telemetry.PROMPTS_HELD.gauge(registry)
         self._at_once = telemetry.PROMPTS_AT_ONCE.gauge(registry)
         self._queued = telemetry.QUEUE_ITEMS.gauge(registry)
@@ -53,22 +50,6 @@ class Metrics:
         if reranker is not None:
             self._queued.labels("rerank").set_function(lambda: reranker.batcher.queued)
             self._queue_max.labels("rerank").set(reranker.batcher.queue_items)
-
-
-class CallsWatch(Unwatched):
-    """Implements `app.watching.BatchWatch` for the encoder's or the reranker's batcher, whose items are calls."""
-
-    def __init__(self, kind: Literal["encode", "rerank"], items: Histogram, wait: Histogram, dropped: Counter) -> None:
-        self._items = items.labels(kind)
-        self._wait = wait.labels(kind)
-        self._dropped = {reason: dropped.labels(kind, reason) for reason in DROP_REASONS}
-
-    def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
-        self._items.observe(items)
-        self._wait.observe(oldest_wait_seconds)
-
-    def item_dropped(self, reason: DropReason) -> None:
-        self._dropped[reason].inc()
 
 
 class InstrumentedEncoder:
@@ -107,22 +88,12 @@ class InstrumentedReranker:
         return scores
 
 
-class InstrumentedGenerator:
+class InstrumentedGenerator(WrappedGenerator):
     """A `HoldingGenerator` whose frames are measured: once a frame, since a token has no microsecond to spare."""
 
     def __init__(self, generator: HoldingGenerator, metrics: Metrics) -> None:
-        self._generator = generator
+        super().__init__(generator)
         self._metrics = metrics
-
-    @property
-    def held(self) -> int:
-        """Prompts accepted and not ended."""
-        return self._generator.held
-
-    @property
-    def at_once(self) -> int:
-        """Prompts the engine runs at the same time."""
-        return self._generator.at_once
 
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         """As the port says. Prompts that have not ended when the stream is closed are counted as aborted."""
@@ -138,10 +109,6 @@ class InstrumentedGenerator:
         finally:
             if left:
                 self._metrics.ended["abort"].inc(left)
-
-    async def abort(self, request_ids: Sequence[str]) -> None:
-        """As the port says."""
-        await self._generator.abort(request_ids)
 
     def _count(self, frame: Frame) -> int:
         """How many prompts end with this frame."""

@@ -15,13 +15,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.merging import MergingEncoder, MergingReranker
-from app_llm.generator import HoldingGenerator
-from contracts.telemetry import TRACEPARENT_HEADER, Outcome
+from app_llm.generator import HoldingGenerator, WrappedGenerator
+from contracts.telemetry import Outcome
 from contracts.types import Delta, Encoding, Frame, Pair, Prompt, Scores
 from observability import semconv
 from observability.context import current
 from observability.settings import TelemetrySettings
-from observability.trace_context import TRACESTATE_HEADER, current_context, logged_within, span_context
+from observability.trace_context import caller_of, current_context, logged_within, span_context
 from observability.tracing import OpenSpan, Tracing
 
 
@@ -35,8 +35,7 @@ class CallersSpan:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = None
         if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            context = span_context(_text(headers, TRACEPARENT_HEADER), _text(headers, TRACESTATE_HEADER))
+            context = caller_of(scope["headers"])
         if context is None:
             await self._app(scope, receive, send)
             return
@@ -92,24 +91,14 @@ class TracedReranker:
             return served.value
 
 
-class TracedGenerator:
+class TracedGenerator(WrappedGenerator):
     """The service's generator, with a span for each prompt inside the one that the prompt names. What runs the prompt
     is told of this span in its place."""
 
     def __init__(self, generator: HoldingGenerator, tracing: Tracing, model: str) -> None:
-        self._generator = generator
+        super().__init__(generator)
         self._tracing = tracing
         self._model = model
-
-    @property
-    def held(self) -> int:
-        """As `BatchedGenerator.held`."""
-        return self._generator.held
-
-    @property
-    def at_once(self) -> int:
-        """As `BatchedGenerator.at_once`."""
-        return self._generator.at_once
 
     async def generate(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Frame, None]:
         """As `BatchedGenerator.generate`."""
@@ -132,10 +121,6 @@ class TracedGenerator:
         finally:
             for prompt_span in running.values():
                 prompt_span.left()
-
-    async def abort(self, request_ids: Sequence[str]) -> None:
-        """As the port says."""
-        await self._generator.abort(request_ids)
 
 
 class _PromptSpan:
@@ -212,8 +197,3 @@ def vllm_joins(tracing: Tracing, settings: TelemetrySettings) -> Iterator[str | 
 def _is_not_the_second_offer(record: logging.LogRecord) -> bool:
     """False for what OpenTelemetry says of the second offer."""
     return not record.getMessage().startswith("Overriding of current TracerProvider")
-
-
-def _text(headers: dict[bytes, bytes], name: str) -> str | None:
-    value = headers.get(name.encode())
-    return None if value is None else value.decode("latin-1")

@@ -22,7 +22,8 @@ from app.settings import Settings
 from contracts.types import SearchMode
 from evaluation import options, refusing, report, runs
 from evaluation.answers import asked
-from evaluation.finding import FindingFailed, HttpFinder, find_all
+from evaluation.finding import HttpFinder
+from evaluation.gateway import FindingFailed, of_each
 from evaluation.ranking import Figures
 from evaluation.refusing import ANSWERABLE, UNANSWERABLE
 from evaluation.retrieval import GATEWAY_SETTINGS
@@ -38,7 +39,7 @@ async def evaluate(
 ) -> runs.Run:
     """Ask all of them. Raises FindingFailed."""
     started = time.monotonic()
-    found = await find_all(finder, questions, concurrent)
+    found = await of_each(finder.find, questions, concurrent)
     seconds = time.monotonic() - started
     figures: dict[str, Figures] = {}
     for question in questions:

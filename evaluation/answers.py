@@ -21,8 +21,8 @@ from openai import OpenAIError
 
 from evaluation import judging, options, report, runs
 from evaluation.answer_figures import Reply, figures_of
-from evaluation.asking import HttpAsker, ask_all
-from evaluation.finding import FindingFailed
+from evaluation.asking import HttpAsker
+from evaluation.gateway import FindingFailed, of_each
 from evaluation.judging import Judge
 from evaluation.sets import EvaluationSet, Question, SetError
 from evaluation.significance import compare
@@ -51,7 +51,7 @@ async def evaluate(
 ) -> runs.Run:
     """Ask every question. Raises FindingFailed, and what the judge raises."""
     started = time.monotonic()
-    replies = await ask_all(asker, questions, concurrent)
+    replies = await of_each(asker.ask, questions, concurrent)
     seconds = time.monotonic() - started
     figures = {question.id: figures_of(question, replies[question.id]) for question in questions}
     if judge is not None:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-import httpx
 
 from contracts.types import SearchMode
-from evaluation.sets import Question
+from evaluation.gateway import Gateway
 
 MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
 
@@ -29,28 +22,16 @@ class Found:
     seconds: float
 
 
-class FindingFailed(Exception):
-    """The gateway refused, or is not there; the message says what it said."""
-
-
-class HttpFinder:
+class HttpFinder(Gateway):
     """POST /search of a gateway for so many `passages`; `rerank` None is as the gateway is configured."""
 
     def __init__(self, url: str, mode: SearchMode, passages: int, *, rerank: bool | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=120, trust_env=False)
-        self._body = {"mode": mode, "top_k": passages, "rerank": rerank, "stages": False}
+        body = {"mode": mode, "top_k": passages, "rerank": rerank, "stages": False}
+        super().__init__(url, "/search", body, timeout_seconds=120)
 
     async def find(self, question: str) -> Found:
         """Raises FindingFailed."""
-        started = time.monotonic()
-        try:
-            response = await self._http.post("/search", json={"question": question, **self._body})
-        except httpx.HTTPError as exc:
-            raise FindingFailed(f"POST {exc.request.url}: {exc!r}") from exc
-        seconds = time.monotonic() - started
-        if response.status_code != httpx.codes.OK:
-            raise FindingFailed(f"POST {response.url} for {question!r}: {response.status_code} {response.text[:500]}")
-        answer = response.json()
+        answer, seconds = await self.post(question)
         hits = answer["hits"]
         return Found(
             tuple(hit["passage"]["document_id"] for hit in hits),
@@ -58,27 +39,3 @@ class HttpFinder:
             answer["mode"],
             seconds,
         )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-
-
-async def find_all(finder: HttpFinder, questions: Sequence[Question], concurrent: int) -> dict[str, Found]:
-    """What each question finds, `concurrent` of them at a time. Raises FindingFailed at the first that fails."""
-    slots = asyncio.Semaphore(concurrent)
-
-    async def one(question: Question) -> Found:
-        async with slots:
-            return await finder.find(question.text)
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            running = {question.id: tasks.create_task(one(question)) for question in questions}
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-    return {id: task.result() for id, task in running.items()}

@@ -21,7 +21,8 @@ import numpy as np
 
 from contracts.types import SearchMode
 from evaluation import options, report, runs
-from evaluation.finding import FindingFailed, HttpFinder, find_all
+from evaluation.finding import HttpFinder
+from evaluation.gateway import FindingFailed, of_each
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.significance import compare
@@ -43,7 +44,7 @@ async def evaluate(
         raise SetError(f"{chosen.name} has no judged question")
     keys = chosen.keys()
     started = time.monotonic()
-    found = await find_all(finder, questions, concurrent)
+    found = await of_each(finder.find, questions, concurrent)
     seconds = time.monotonic() - started
     # A document that is not of this set has no judgement, but it has a rank.
     rankings = {

@@ -15,7 +15,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-HOST = "http://127.0.0.1:8000"
+from locust_testing import HOST
+
 FOLDER = Path("volumes/load")
 CHECK_SECONDS = 10.0
 

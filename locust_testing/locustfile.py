@@ -11,7 +11,7 @@ from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import MasterRunner, WorkerRunner
 
-from locust_testing import exporter, options, questions
+from locust_testing import HOST, exporter, options, questions
 from locust_testing.client import Client, Unanswered
 from locust_testing.collector import FiguresCollector
 from locust_testing.problem import HttpProblem
@@ -25,7 +25,7 @@ __all__ = ["AskUser", "ChatUser", "ChosenShape", "LeavingUser", "StreamUser"]
 
 log = logging.getLogger("pharos.load")
 
-PharosUser.host = options.HOST
+PharosUser.host = HOST
 
 
 class ChosenShape(LoadTestShape):
@@ -61,7 +61,7 @@ def _start(environment: Environment, **_: object) -> None:
 
 def _prepare(environment: Environment, **_: object) -> None:
     """Learn the server's topics, in each process that has users."""
-    host = environment.host or options.HOST
+    host = environment.host or HOST
     given: Any = environment.parsed_options
     if not isinstance(environment.runner, WorkerRunner):
         log.info("the load goes to %s", host)

@@ -11,8 +11,6 @@ from locust_testing import exporter, questions
 from locust_testing.shapes import SHAPES
 from locust_testing.thresholds import ABOUT, Thresholds
 
-HOST = "http://127.0.0.1:8000"
-"""Where `make run` serves."""
 USERS = 5
 """The fewest with one of each kind; a model on two cores has its hands full with them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
@@ -34,6 +34,13 @@ def span_context(traceparent: str | None, tracestate: str | None = None) -> Span
         carrier[TRACESTATE_HEADER] = tracestate
     context = trace.get_current_span(_W3C.extract(carrier, ROOT)).get_span_context()
     return context if context.is_valid else None
+
+
+def caller_of(headers: Iterable[tuple[bytes, bytes]]) -> SpanContext | None:
+    """The span that the headers of an ASGI scope name."""
+    found = dict(headers)
+    traceparent, tracestate = found.get(TRACEPARENT_HEADER.encode()), found.get(TRACESTATE_HEADER.encode(), b"")
+    return None if traceparent is None else span_context(traceparent.decode("latin-1"), tracestate.decode("latin-1"))
 
 
 def logged_within(context: SpanContext) -> Token[LogContext | None]:

@@ -7,6 +7,7 @@ import time
 from prometheus_client import CollectorRegistry, Histogram
 
 from app.asking import NOTHING_RELEVANT
+from app.batch_metrics import BatchMetrics, CountedBatches
 from app.errors import (
     Draining,
     InvalidRequest,
@@ -21,7 +22,6 @@ from app.errors import (
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
-from app.watching import DROP_REASONS, DropReason
 from contracts import telemetry
 from contracts.telemetry import ALL_TOPICS, OTHER, Outcome, Stage
 
@@ -46,9 +46,7 @@ class Metrics:
         self._best_score = telemetry.BEST_SCORE.histogram(registry)
         self._not_in_documents = telemetry.NOT_IN_DOCUMENTS.counter(registry)
         self._rerank_skipped = telemetry.RERANK_SKIPPED.counter(registry)
-        self.batch_items = telemetry.BATCH_ITEMS.histogram(registry)
-        self.batch_wait = telemetry.BATCH_WAIT_SECONDS.histogram(registry)
-        self.dropped = telemetry.QUEUE_DROPPED.counter(registry)
+        self.batches = BatchMetrics(registry)
         self.token_flow = TokenFlow()
         registry.register(self.token_flow)
         self._topics: dict[str, dict[Stage, Histogram]] = {}
@@ -114,20 +112,14 @@ class Metrics:
         return found
 
 
-class KindWatch:
+class KindWatch(CountedBatches):
     """Implements `app.token_stream.StreamWatch` for one kind of work: encode, search, rerank or generate."""
 
     def __init__(self, metrics: Metrics, stage: Stage) -> None:
+        super().__init__(metrics.batches, stage.value)
         self._stage = stage
-        self._items = metrics.batch_items.labels(stage.value)
-        self._wait = metrics.batch_wait.labels(stage.value)
-        self._dropped = {reason: metrics.dropped.labels(stage.value, reason) for reason in DROP_REASONS}
         self._flow = metrics.token_flow
         self.tokens = self._flow.add
-
-    def batch_left(self, items: int, oldest_wait_seconds: float) -> None:
-        self._items.observe(items)
-        self._wait.observe(oldest_wait_seconds)
 
     def item_ended(self, arrived: float, left: float | None) -> None:
         record = current_record.get()
@@ -135,9 +127,6 @@ class KindWatch:
             record.note(Stage.QUEUE, arrived, left)
             if left is not None:
                 record.note(self._stage, left)
-
-    def item_dropped(self, reason: DropReason) -> None:
-        self._dropped[reason].inc()
 
     def stream_left(self, stream: TokenStream) -> None:
         record = current_record.get()

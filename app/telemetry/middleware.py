@@ -19,11 +19,11 @@ from app.telemetry.metrics import ASKING, Metrics
 from app.telemetry.record import Problem, RequestRecord, current_record
 from app.terms import Terms
 from contracts.problems import CLIENT_LEFT, INTERNAL, PROBLEM
-from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, TRACEPARENT_HEADER, Outcome, Stage
+from contracts.telemetry import OTHER, REQUEST_EVENT, REQUEST_LOGGER, Outcome, Stage
 from observability import semconv
 from observability.context import LogContext, current
 from observability.http_metrics import METHODS
-from observability.trace_context import TRACESTATE_HEADER
+from observability.trace_context import caller_of
 from observability.tracing import Tracing
 
 log = logging.getLogger(REQUEST_LOGGER)
@@ -32,8 +32,6 @@ UNTRACKED = frozenset({"/metrics", "/healthz", "/readyz"})
 """Asked by machines every few seconds; their own metrics say enough."""
 
 _EVENT_STREAM = (b"content-type", sse.MEDIA_TYPE.encode())
-_TRACEPARENT = TRACEPARENT_HEADER.encode()
-_TRACESTATE = TRACESTATE_HEADER.encode()
 
 
 class Observed:
@@ -78,12 +76,10 @@ class Observed:
         path = scope["path"]
         route = path if path in self._routes else OTHER
         method = scope["method"] if scope["method"] in METHODS else OTHER
-        headers = dict(scope["headers"])
         span = self._tracing.begin(
             method if route is OTHER else f"{method} {route}",
             kind=SpanKind.SERVER,
-            traceparent=headers.get(_TRACEPARENT, b"").decode("latin-1"),
-            tracestate=headers.get(_TRACESTATE, b"").decode("latin-1"),
+            parent=caller_of(scope["headers"]),
         )
         return RequestRecord(scope["state"]["request_id"], method, route, route in ASKING, span)
 

@@ -7,11 +7,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from app.disconnect import CLIENT_CLOSED_REQUEST
+from app.errors import Draining, Overloaded
 from contracts.telemetry import ALL_TOPICS, Outcome, Stage
 from contracts.types import Usage
 from observability.tracing import OpenSpan
-
-CLIENT_CLOSED_REQUEST = 499
 
 
 class StageTime(NamedTuple):
@@ -82,7 +82,7 @@ class RequestRecord:
             return Outcome.CANCELLED
         if self.problem is not None:
             status, code = self.problem
-            if status < 500 or code in ("overloaded", "draining"):
+            if status < 500 or code in (Overloaded.code, Draining.code):
                 return Outcome.REJECTED
             return Outcome.TIMEOUT if status == 504 else Outcome.ERROR
         return Outcome.ERROR if self.cut or self.status is None or self.status >= 500 else Outcome.OK
