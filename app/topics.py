@@ -21,8 +21,8 @@ class TopicDirectory:
     most every `refresh_seconds`, so that made-up topics cannot load the store."""
 
     def __init__(self, store: VectorStore, ttl_seconds: float, refresh_seconds: float = 1.0) -> None:
-        self._names = _Cached(store.topic_names)
-        self._counts = _Cached(store.topics)
+        self._names = Cached(store.topic_names)
+        self._counts = Cached(store.topics)
         self._ttl = ttl_seconds
         self._refresh = refresh_seconds
 
@@ -45,7 +45,7 @@ class TopicDirectory:
             raise UnknownTopic(f"Unknown topic {', '.join(map(repr, unknown))}. Topics: {have}.")
 
 
-class _Cached(Generic[T]):
+class Cached(Generic[T]):
     """The last outcome of `read`. Those who wait for a new one share one call and its outcome: when the store hangs,
     nobody waits for the others' turns too."""
 

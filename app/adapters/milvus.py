@@ -18,7 +18,17 @@ from contracts.analysis import terms
 from contracts.collection import Manifest
 from contracts.filters import expression, span_filter, topic_filter
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, CollectionVersion, Filters, Found, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    CollectionVersion,
+    Filters,
+    Found,
+    Passage,
+    Queries,
+    SearchMode,
+    TopicCount,
+    Vectors,
+)
 
 log = logging.getLogger(__name__)
 
