@@ -49,15 +49,16 @@ class Cached(Generic[T]):
     """The last outcome of `read`. Those who wait for a new one share one call and its outcome: when the store hangs,
     nobody waits for the others' turns too."""
 
-    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]], clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
+        self._clock = clock
         self._read_at = -float("inf")
         self._reading: asyncio.Future[T] | None = None
         self.latest: T | None = None
 
     async def get(self, max_age_seconds: float) -> T:
         """The outcome of a call that is at most this old. Raises what `read` raises."""
-        if self.latest is not None and time.monotonic() - self._read_at <= max_age_seconds:
+        if self.latest is not None and self._clock() - self._read_at < max_age_seconds:
             return self.latest
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
@@ -68,4 +69,4 @@ class Cached(Generic[T]):
         self._reading = None
         if not reading.cancelled() and reading.exception() is None:
             self.latest = reading.result()
-            self._read_at = time.monotonic()
+            self._read_at = self._clock()

@@ -47,7 +47,7 @@ class KnownVersions:
         async def reading() -> _Read:
             return _Read(await read())
 
-        self._cached = Cached(reading)
+        self._cached = Cached(reading, clock)
         self._ttl = ttl_seconds
         self._settle = settle_seconds
         self._changed = changed

@@ -136,7 +136,8 @@ def test_nobody_sees_the_answer_of_another_key(ann: httpx.Client, bob: httpx.Cli
     "other",
     [
         {"topic": "business"}, {"top_k": 4}, {"max_tokens": 9}, {"mode": "dense"},
-        {"filters": {"date_to": "2030-01-01"}}, {"ranking": {"min_score": 0.1}}, {"self_query": True}, {"rerank": False},
+        {"filters": {"date_to": "2030-01-01"}}, {"ranking": {"min_score": 0.1}}, {"self_query": True},
+        {"rerank": False},
     ],
     ids=lambda other: next(iter(other)),
 )  # fmt: skip
