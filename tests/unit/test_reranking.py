@@ -224,6 +224,19 @@ async def test_what_is_not_relevant_is_not_reranked() -> None:
     assert len(setting.reranker.calls) == 1
 
 
+async def test_what_was_not_reranked_since_that_failed_says_so() -> None:
+    setting = Setting(candidates=4)
+    async with retriever(setting) as retrieving:
+        for rerank in (None, False):
+            assert not (await retrieving.retrieve(Question(ASKED, (), 1, rerank=rerank))).degraded
+        setting.reranker.fails = Overloaded("full")
+        assert (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
+        setting.served = ModelServiceDown("gone")
+        assert (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
+        setting.served = ""
+        assert not (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
+
+
 async def test_a_search_shows_what_went_in_and_what_came_out() -> None:
     setting = Setting(candidates=5)
     async with retriever(setting) as retrieving:
