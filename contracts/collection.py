@@ -1,8 +1,8 @@
 """The Milvus schema that `setup_milvus` writes and `app` reads.
 
 Two collections: `NAME` holds the passages, partitioned by topic; `NAME_catalog` holds a handful of facts about them
-(which topics exist, which encoder made the vectors), because Milvus has no "select distinct", and Milvus Lite keeps
-neither descriptions nor properties of a collection.
+(which topics exist, which encoder made the vectors, which version of the documents it is), because Milvus has no
+"select distinct", and Milvus Lite keeps neither descriptions nor properties of a collection.
 """
 
 from __future__ import annotations

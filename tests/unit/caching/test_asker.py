@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import tracemalloc
 from collections.abc import AsyncGenerator
 
+import numpy as np
 import pytest
 
 from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, Done, Sources, Text
-from app.caching.answers import Answers
+from app.caching.answers import Answer, Answers
 from app.caching.asker import CachingAsker
 from app.caching.bounded import Bounds
-from app.caching.scope import Defaults, Scopes
+from app.caching.scope import Defaults, Scopes, scope_of
 from app.caching.version import KnownVersions
 from app.errors import ModelServiceFailed, PharosError
 from app.quota import ApiKey, Quota
@@ -260,3 +263,29 @@ async def test_an_answer_that_is_larger_than_the_cache_is_given_all_the_same() -
     setting = Setting(similarity=0.5, bounds=Bounds(10, 100, 3600))
     for n in (1, 2):
         assert await setting.ask() == (f"answer {n}", None)
+
+
+def test_the_bytes_it_says_are_about_what_it_takes() -> None:
+    answers = Answers(Bounds(10_000, 1_000_000_000, 3600))
+    defaults = Defaults("hybrid", RankingOptions(), self_query=False)
+    vector = np.eye(384, dtype=np.float32)[0]
+
+    def keep(n: int) -> None:
+        """As each request makes them: a scope, passages and texts of its own."""
+        passages = tuple(
+            Passage(
+                f"p{n}-{i}", f"d{n}-{i}", f"A title, number {n}", "topic", "2025-01-02", f"{n} {i} words " * 100, 0.5
+            )
+            for i in range(5)
+        )
+        asked = AskRequest(f"id-{n}", f"question {n}", (), 5, Sampling(), Terms(quota=ANN))
+        scope = scope_of(asked, defaults, f"{'v' * 32}", CARD, dt.date(2026, 1, 1))
+        answers.keep(scope, asked.question, Answer(f"{n} answers " * 40, passages, "hybrid", "stop"), vector)
+
+    keep(0)
+    tracemalloc.start()
+    for n in range(1, 500):
+        keep(n)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert answers.kept.bytes == pytest.approx(used, rel=0.35)
