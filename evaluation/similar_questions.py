@@ -66,17 +66,24 @@ def others(questions: Sequence[Asked], vectors: Vectors) -> Column:
 
 
 def varied(
-    name: str, vary: Callable[[str, random.Random], str], questions: Sequence[Asked], vectors: Vectors, encode: Encode
+    name: str,
+    vary: Callable[[str, random.Random], str],
+    questions: Sequence[Asked],
+    vectors: Vectors,
+    encode: Encode,
+    tries: int,
 ) -> Column:
-    """Each question in another form, when all of them have been asked before."""
+    """`tries` of the questions in another form, when all of them have been asked before."""
     drawn = random.Random(SEED)
-    changed = [Asked(vary(question.text, drawn), question.answers) for question in questions]
-    return _of(name, changed, encode([question.text for question in changed]), questions, vectors, of=lambda i: i)
+    indices = drawn.sample(range(len(questions)), min(tries, len(questions)))
+    changed = [Asked(vary(questions[i].text, drawn), questions[i].answers) for i in indices]
+    texts = [question.text for question in changed]
+    return _of(name, changed, encode(texts), questions, vectors, of=lambda i: indices[i])
 
 
-def other_numbers(questions: Sequence[Asked], encode: Encode) -> Column:
+def other_numbers(questions: Sequence[Asked], encode: Encode, tries: int) -> Column:
     """Questions with a number, against themselves with another one: by the cosine alone, which `comparable` is for."""
-    numbered = [question.text for question in questions if re.search(r"\d", question.text)]
+    numbered = [question.text for question in questions if re.search(r"\d", question.text)][:tries]
     changed = [re.sub(r"\d(?=\D*$)", lambda match: str((int(match[0]) + 1) % 10), text) for text in numbered]
     return _of_pairs("another number, by the cosine alone", encode(numbered), encode(changed), right=False)
 
@@ -198,6 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, metavar="FILE", help="JSON lines with `question` and `answer`")
     parser.add_argument("--paraphrases", type=Path, metavar="FILE", help="JSON lines with two ways to ask the same")
     parser.add_argument("--fields", default="question,paraphrase", help="their names; default: %(default)s")
+    parser.add_argument("--tries", type=int, default=500, metavar="N", help="in other forms; default: %(default)s")
     parser.add_argument("--encoder", default="volumes/models/all-MiniLM-L6-v2", help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
@@ -209,12 +217,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (SetError, OSError, ValueError, KeyError) as exc:
         print(f"error: {exc!r}", file=sys.stderr)
         return 2
-    encode = _encoder(options.encoder)
+    encode, tries = _encoder(options.encoder), options.tries
     for name, questions in named.items():
         vectors = encode([question.text for question in questions])
         columns = [others(questions, vectors)]
-        columns += [varied(variant, vary, questions, vectors, encode) for variant, vary in VARIANTS.items()]
-        columns.append(other_numbers(questions, encode))
+        columns += [varied(variant, vary, questions, vectors, encode, tries) for variant, vary in VARIANTS.items()]
+        columns.append(other_numbers(questions, encode, tries))
         print(f"\n{name}: right / wrong, shares of the tries\n\n{table(columns)}", flush=True)
     different = [(one, other) for one, other in pairs if one.strip().lower() != other.strip().lower()]
     if different:

@@ -16,9 +16,9 @@ from app.caching.scope import Scope, normalised
 from app.caching.watching import UNWATCHED, CacheWatch, Evicted
 from contracts.types import Passage, SearchMode
 
-ENTRY_BYTES = 4_096
+ENTRY_BYTES = 1_000
 """What an entry costs beside its texts and its vector: objects, the scope, places in tables."""
-PASSAGE_BYTES = 600
+PASSAGE_BYTES = 500
 """The same of each of its passages."""
 
 

@@ -41,14 +41,16 @@ def test_a_question_gets_the_answer_of_the_nearest_other_one() -> None:
 
 def test_a_question_in_another_form_should_find_itself() -> None:
     vectors = encode([question.text for question in QUESTIONS])
-    assert at(similar.varied("lower", similar.lowered, QUESTIONS, vectors, encode), 0.99) == Share(5, 5, 0)
-    typing = similar.varied("typing", similar.mistyped, QUESTIONS, vectors, encode)
+    assert at(similar.varied("lower", similar.lowered, QUESTIONS, vectors, encode, 9), 0.99) == Share(5, 5, 0)
+    typing = similar.varied("typing", similar.mistyped, QUESTIONS, vectors, encode, 9)
     assert 0 < at(typing, 0.85).right < 5
-    assert typing == similar.varied("typing", similar.mistyped, QUESTIONS, vectors, encode), "drawn the same each time"
+    assert typing == similar.varied("typing", similar.mistyped, QUESTIONS, vectors, encode, 9), (
+        "drawn the same each time"
+    )
 
 
 def test_another_number_is_wrong_however_near_and_pairs_that_name_others_are_not_found() -> None:
-    assert at(similar.other_numbers(QUESTIONS, encode), 0.85) == Share(1, 0, 1)
+    assert at(similar.other_numbers(QUESTIONS, encode, 9), 0.85) == Share(1, 0, 1)
     pairs = [("who won in 2015", "who won in 2016"), ("who won the cup", "who won the cup?")]
     assert at(similar.paraphrases(pairs, encode), 0.85) == Share(2, 1, 0)
 
