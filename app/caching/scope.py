@@ -95,6 +95,7 @@ def scope_of(request: AskRequest, defaults: Defaults, version: str, card: ModelC
 
 
 def normalised(question: str) -> str:
-    """What counts as the same words: composed alike (Unicode NFC), with single spaces. Case and punctuation count,
-    since "US" is not "us"."""
-    return " ".join(unicodedata.normalize("NFC", question).split())
+    """What counts as the same words: composed alike (Unicode NFC), with single spaces, whatever ends the sentence. Case
+    counts, since "US" is not "us"."""
+    words = " ".join(unicodedata.normalize("NFC", question).split())
+    return words.rstrip(" ?.!") or words

@@ -109,7 +109,9 @@ def test_the_day_counts_where_an_answer_depends_on_it(fields: dict[str, Any], co
     assert (today != tomorrow) is counts
 
 
-def test_the_same_words_are_the_same_however_they_are_spaced_and_composed() -> None:
-    assert normalised("  Who\twas\n Zoe\u0308? ") == "Who was Zo\u00eb?"
+def test_the_same_words_are_the_same_however_they_are_spaced_composed_and_ended() -> None:
+    assert normalised("  Who\twas\n Zoe\u0308 ? ") == normalised("Who was Zo\u00eb.") == "Who was Zo\u00eb"
     assert normalised("US") != normalised("us")
     assert normalised("x\u00b2?") != normalised("x2?")
+    assert normalised("who?") != normalised("who? when")
+    assert normalised("?!") != normalised("...")
