@@ -10,23 +10,19 @@ encoder and, unless --engine says otherwise, vLLM) or of running ones. docs/eval
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-from openai import OpenAIError
-
-from evaluation import judging, options, report, runs
+from contracts.types import SearchMode
+from evaluation import commands, judging, options, runs
 from evaluation.answer_figures import Reply, figures_of
 from evaluation.asking import HttpAsker
-from evaluation.gateway import FindingFailed, of_each
+from evaluation.gateway import of_each
 from evaluation.judging import Judge
-from evaluation.sets import EvaluationSet, Question, SetError
+from evaluation.sets import EvaluationSet, Question, evenly
 from evaluation.significance import compare
-from evaluation.stack import StackError
 
 GATEWAY_SETTINGS: dict[str, object] = {
     "milvus_timeout_seconds": 30,
@@ -38,12 +34,9 @@ GATEWAY_SETTINGS: dict[str, object] = {
 
 
 def asked(chosen: EvaluationSet, limit: int | None) -> tuple[Question, ...]:
-    """The questions that an answer can be scored on; with a limit evenly from the whole file, since neighbours are
-    often of one document."""
-    questions = [question for question in chosen.questions if question.answerable is not None or question.answers]
-    if limit is None or limit >= len(questions):
-        return tuple(questions)
-    return tuple(questions[number * len(questions) // limit] for number in range(limit))
+    """The questions that an answer can be scored on; with a limit evenly from the whole file."""
+    known = [question for question in chosen.questions if question.answerable is not None or question.answers]
+    return evenly(known, limit)
 
 
 async def evaluate(
@@ -111,52 +104,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode; each run is saved as soon as it is done. Raises SetError, StackError, FindingFailed and
-    openai's errors."""
-    sets = options.sets_of(chosen)
-    gateway_settings = GATEWAY_SETTINGS | ({} if chosen.min_score is None else {"min_score": chosen.min_score})
-    done: list[runs.Run] = []
-    with ExitStack() as started:
-        where = options.services_of(chosen, started, engine=chosen.engine)
-        for one in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, gateway_settings)
-                for mode in chosen.modes:
-                    done.append(_run(chosen, one, mode, url))
-    return done
+    """Every set in every mode. Raises SetError, StackError, FindingFailed and openai's errors."""
 
-
-def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: str, url: str) -> runs.Run:
-    setup = {
-        **options.setup_of(chosen, one, mode, kind="answers"),
-        "top_k": chosen.top_k,
-        "max_tokens": chosen.max_tokens,
-        "min_score": chosen.min_score,
-        "engine": chosen.engine,
-        "judge": chosen.judge and f"{chosen.judge} {chosen.judge_model}".strip(),
-    }
-    body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
-
-    async def ask() -> runs.Run:
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+        setup = {
+            **options.setup_of(chosen, one, mode, kind="answers"),
+            "top_k": chosen.top_k,
+            "max_tokens": chosen.max_tokens,
+            "min_score": chosen.min_score,
+            "engine": chosen.engine,
+            "judge": chosen.judge and f"{chosen.judge} {chosen.judge_model}".strip(),
+        }
+        body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
+        questions = asked(one, chosen.limit_queries)
         async with HttpAsker(url, body) as asker:
-            questions = asked(one, chosen.limit_queries)
-            return await evaluate(asker, questions, setup, judging.judge_of(chosen), chosen.concurrent)
+            result = await evaluate(asker, questions, setup, judging.judge_of(chosen), chosen.concurrent)
+        return commands.finished(result, chosen.runs, said)
 
-    result = asyncio.run(ask())
-    folder = runs.save(result, chosen.runs)
-    before = runs.earlier(result, chosen.runs)
-    print(said(result, before), flush=True)
-    print(f"  {report.write(result, before, folder)}", flush=True)
-    return result
+    sets = options.sets_of(chosen)
+    settings = GATEWAY_SETTINGS | ({} if chosen.min_score is None else {"min_score": chosen.min_score})
+    return commands.over(chosen, sets, measure, engine=chosen.engine, settings=settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed, OpenAIError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

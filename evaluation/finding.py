@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.types import SearchMode
 from evaluation.gateway import Gateway
@@ -12,21 +14,25 @@ MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`documents` are the ids that ingestion gave them, one for each passage, best first. `similarity` is the highest
-    cosine among them, None where nothing was found. `mode` is what was really done; `seconds` is how long the caller
-    waited."""
+    """`documents` are the ids that ingestion gave them, one for each passage, best first, and `texts` the passages.
+    `similarity` is the highest cosine among them, None where nothing was found. `mode` is what was really done;
+    `seconds` is how long the caller waited."""
 
     documents: tuple[str, ...]
     similarity: float | None
     mode: str
     seconds: float
+    texts: tuple[str, ...] = ()
 
 
 class HttpFinder(Gateway):
-    """POST /search of a gateway for so many `passages`; `rerank` None is as the gateway is configured."""
+    """POST /search of a gateway for so many `passages`; `rerank` None is as the gateway is configured, and `more` are
+    further fields of the request."""
 
-    def __init__(self, url: str, mode: SearchMode, passages: int, *, rerank: bool | None = None) -> None:
-        body = {"mode": mode, "top_k": passages, "rerank": rerank, "stages": False}
+    def __init__(
+        self, url: str, mode: SearchMode, passages: int, *, rerank: bool | None = None, more: Mapping[str, Any] = {}
+    ) -> None:
+        body = {"mode": mode, "top_k": passages, "rerank": rerank, "stages": False, **more}
         super().__init__(url, "/search", body, timeout_seconds=120)
 
     async def find(self, question: str) -> Found:
@@ -38,4 +44,5 @@ class HttpFinder(Gateway):
             max((hit["passage"]["score"] for hit in hits), default=None),
             answer["mode"],
             seconds,
+            tuple(hit["passage"]["text"] for hit in hits),
         )

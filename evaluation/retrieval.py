@@ -10,23 +10,20 @@ encoder, simulated generator) or of running ones. docs/evaluation.md says what t
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from contracts.types import SearchMode
-from evaluation import options, report, runs
+from evaluation import commands, options, runs
 from evaluation.finding import HttpFinder
-from evaluation.gateway import FindingFailed, of_each
+from evaluation.gateway import of_each
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.significance import compare
-from evaluation.stack import StackError
 
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
@@ -101,37 +98,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode; each run is saved as soon as it is done. Raises SetError, StackError, FindingFailed."""
-    done: list[runs.Run] = []
+    """Every set in every mode. Raises SetError, StackError, FindingFailed."""
+
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+        setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
+        async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
+            result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
+        return commands.finished(result, chosen.runs, said)
+
     sets = options.sets_of(chosen)
-    with ExitStack() as started:
-        where = options.services_of(chosen, started, engine="simulated")
-        for one in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
-                for mode in chosen.modes:
-                    done.append(asyncio.run(_run(chosen, one, mode, url)))
-    return done
-
-
-async def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
-    setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-    async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
-        result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
-    folder = runs.save(result, chosen.runs)
-    before = runs.earlier(result, chosen.runs)
-    print(said(result, before), flush=True)
-    print(f"  {report.write(result, before, folder)}", flush=True)
-    return result
+    return commands.over(chosen, sets, measure, engine="simulated", settings=GATEWAY_SETTINGS)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import csv
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -77,6 +77,13 @@ class EvaluationSet:
         """The id that ingestion gives a document → the id that the judgements call it by."""
         own = self.columns.id is None
         return {document.id: document.id if own else document.key for document in self.dataset().documents(Tally())}
+
+
+def evenly(questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:
+    """`limit` of them from the whole file, since neighbours are often of one document; None: all."""
+    if limit is None or limit >= len(questions):
+        return tuple(questions)
+    return tuple(questions[number * len(questions) // limit] for number in range(limit))
 
 
 def open_set(data: Path | None, name: str, *, split: str = "dev", turns: Turns = "last") -> EvaluationSet:

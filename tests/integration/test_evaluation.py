@@ -1,4 +1,4 @@
-"""Both commands against real services with simulated models."""
+"""The commands against real services with simulated models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import answerability, answers, retrieval
+from evaluation import ablation, answerability, answers, retrieval
 from evaluation.runs import load
 from tests.support.beir import write_sample
 from tests.support.processes import Service
@@ -70,7 +70,31 @@ def test_what_a_threshold_refuses_is_measured(
     assert "sample lacks answerable or unanswerable questions; --foreign NAME" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [retrieval, answers, answerability])
+def test_switches_are_measured_in_turns(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["min_score=1", "duplicates", "parents=200", "mode=sparse"]
+    options = [option for name in wanted for option in ("--switch", name)]
+    timing = ["--timed-queries", "4", "--rounds", "1", "--limit-queries", "12", "--at-once", "1", "4"]
+    assert ablation.main([*arguments, "--mode", "dense", *options, *timing]) == 0, capsys.readouterr().err
+    runs = {(run.setup["asks"], run.setup["switch"]): run for run in map(load, sorted((tmp_path / "runs").iterdir()))}
+    ranking = {switch: run for (asks, switch), run in runs.items() if asks == "ranking"}
+    assert set(ranking) == {"off", "nothing", "min_score=1", "duplicates", "mode=sparse"}
+    assert {switch for asks, switch in runs if asks == "reading"} == {"off", "nothing", "parents=200"}
+    # No passage is a question word for word, so a threshold of 1 leaves nothing.
+    assert ranking["min_score=1"].means["ndcg@10"] == 0 < ranking["off"].means["ndcg@10"]
+    assert ranking["nothing"].column("ndcg@10") == ranking["off"].column("ndcg@10")
+    assert len(ranking["off"].column("seconds, 4 at once")) == 4
+    longer = runs["reading", "parents=200"].means["prompt_tokens"]
+    assert longer >= runs["reading", "off"].means["prompt_tokens"] > 0
+    folder = ranking["off"].folder(tmp_path / "runs")
+    assert (folder / "ablation.md").read_text().count("\n") == 7
+    assert "difference" in (ranking["duplicates"].folder(tmp_path / "runs") / "report.html").read_text()
+    assert ablation.main([*arguments, "--switch", "hyde"]) == 1
+    assert "error: hyde asks the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [retrieval, answers, answerability, ablation])
 def test_a_running_gateway_that_is_not_there_is_said_so(
     command: object, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
