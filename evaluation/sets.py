@@ -1,9 +1,10 @@
 """Sets of questions with judgements: BEIR's layout (Thakur et al., NeurIPS 2021, datasets track), and the sample.
 
-A set is a folder with `corpus.jsonl.gz` (`_id`, `title`, `text`), `queries.SPLIT.jsonl.gz` (`_id`, `text`, `metadata`)
-and `qrels.SPLIT.tsv` (`query-id`, `corpus-id`, `score`, with a header). A folder that holds the same set in several
-languages has `corpus.LANG.jsonl.gz` and `queries.LANG.SPLIT.jsonl.gz`: `NAME-ru` is its Russian part, and `NAME-de-en`
-asks German questions of the English documents.
+A set is a folder with `corpus.jsonl.gz` (`_id`, `title`, `text`, and `date` where there is one),
+`queries.SPLIT.jsonl.gz` (`_id`, `text`, `metadata`) and `qrels.SPLIT.tsv` (`query-id`, `corpus-id`, `score`, with a
+header). A folder that holds the same set in several languages has `corpus.LANG.jsonl.gz` and
+`queries.LANG.SPLIT.jsonl.gz`: `NAME-ru` is its Russian part, and `NAME-de-en` asks German questions of the English
+documents.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from setup_milvus.readers import DatasetError
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path("setup_milvus/sample")
-BEIR_COLUMNS = Columns(text="text", title="title", topic="", date="", id="_id")
+BEIR_COLUMNS = Columns(text="text", title="title", topic="", date="date", id="_id")
 Turns = Literal["last", "all"]
 _LANGUAGES = {"en": Language.ENGLISH, "ru": Language.RUSSIAN, "ko": Language.KOREAN, "zh": Language.CHINESE}
 Judgements = Mapping[str, Mapping[str, int]]
