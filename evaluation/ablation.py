@@ -126,7 +126,8 @@ async def measured(
         asking = {way: await stack.enter_async_context(kind.asker(fields)) for way, fields in ways.items()}
         said = await in_turns(asking, kind.questions, chosen.concurrent)
         timed = evenly(kind.questions, chosen.timed_queries)
-        waited = {number: await waits(asking, timed, number, chosen.rounds) for number in chosen.at_once}
+        numbers = chosen.at_once if chosen.rounds else ()
+        waited = {number: await waits(asking, timed, number, chosen.rounds) for number in numbers}
     done = []
     for way, answers in said.items():
         figures = kind.figures(answers)
@@ -188,7 +189,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="simulated: nothing is said of answers, and a token is a word; default: %(default)s",
     )
     parser.add_argument("--timed-queries", type=int, default=50, metavar="N", help="to time; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="of timing; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing, 0: none; default: %(default)s")
     parser.add_argument(
         "--at-once", type=int, nargs="+", default=AT_ONCE, metavar="N", help="questions at a time, to time; default 1 8"
     )

@@ -51,9 +51,11 @@ SWITCHES: dict[str, Switch] = {
     "mode": Switch("mode", "dense"),
     "multi_query": Switch("expand", "multi_query", asks_model=True),
     "hyde": Switch("expand", "hyde", asks_model=True),
+    "cache_vectors": Switch("cache", True, off=False, settings={"cache_vectors": 10_000}),
     "join": Switch("ranking.join_neighbours", True, changes="reading"),
     "parents": Switch("ranking.parent_tokens", 400, changes="reading"),
     "order": Switch("ranking.prompt_order", "ends", changes="reading"),
+    "cache_answers": Switch("cache", True, off=False, changes="reading", settings={"cache_answers": 1_000}),
 }
 
 
