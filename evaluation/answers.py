@@ -10,6 +10,7 @@ encoder and, unless --engine says otherwise, vLLM) or of running ones. docs/eval
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ from evaluation.sets import EvaluationSet, Question, evenly
 from evaluation.significance import compare
 
 GATEWAY_SETTINGS: dict[str, object] = {
-    "milvus_timeout_seconds": 30,
+    "milvus_timeout_seconds": 60,
+    "model_call_timeout_seconds": 60,
     "request_timeout_seconds": 600,
     "queue_seconds": 600,
     "log_level": "warning",
@@ -40,18 +42,22 @@ def asked(chosen: EvaluationSet, limit: int | None) -> tuple[Question, ...]:
 
 
 async def evaluate(
-    asker: HttpAsker, questions: Sequence[Question], setup: Mapping[str, Any], judge: Judge | None, concurrent: int
+    asker: HttpAsker,
+    questions: Sequence[Question],
+    setup: Mapping[str, Any],
+    judges: Mapping[str, Judge],
+    concurrent: int,
 ) -> runs.Run:
-    """Ask every question. Raises FindingFailed, and what the judge raises."""
+    """Ask every question, and every judge of every answer. Raises FindingFailed, and what the judges raise."""
     started = time.monotonic()
     replies = await of_each(asker.ask, questions, concurrent)
     seconds = time.monotonic() - started
     figures = {question.id: figures_of(question, replies[question.id]) for question in questions}
-    if judge is not None:
-        for question in questions:
-            rating = await _rating(judge, question, replies[question.id], figures[question.id])
+    claiming = [question for question in questions if not _refused(figures[question.id])]
+    for name, judge in judges.items():
+        for id, rating in (await _ratings(judge, claiming, replies)).items():
             if rating is not None:
-                figures[question.id]["faithfulness"] = rating
+                figures[id][f"faithfulness, {name}"] = rating
     facts = {
         "seconds": round(seconds, 3),
         "questions_per_second": round(len(questions) / seconds, 3),
@@ -71,11 +77,23 @@ async def evaluate(
     return runs.Run(runs.new_name(setup), setup, facts, figures, found)
 
 
-async def _rating(judge: Judge, question: Question, reply: Reply, figures: Mapping[str, float]) -> float | None:
-    """None for a refusal, which claims nothing."""
-    if figures.get("refused_answerable") or figures.get("refused_unanswerable"):
-        return None
-    return await judge.faithfulness(question.text, reply.sources, reply.answer)
+def _refused(figures: Mapping[str, float]) -> bool:
+    """A refusal claims nothing, so no judge is asked about it."""
+    return bool(figures.get("refused_answerable") or figures.get("refused_unanswerable"))
+
+
+async def _ratings(
+    judge: Judge, questions: Sequence[Question], replies: Mapping[str, Reply]
+) -> dict[str, float | None]:
+    slots = asyncio.Semaphore(judging.CONCURRENT)
+
+    async def one(question: Question) -> float | None:
+        reply = replies[question.id]
+        async with slots:
+            return await judge.faithfulness(question.text, reply.sources, reply.answer)
+
+    ratings = await asyncio.gather(*map(one, questions))
+    return {question.id: rating for question, rating in zip(questions, ratings, strict=True)}
 
 
 def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
@@ -113,12 +131,12 @@ def run(chosen: argparse.Namespace) -> list[runs.Run]:
             "max_tokens": chosen.max_tokens,
             "min_score": chosen.min_score,
             "engine": chosen.engine,
-            "judge": chosen.judge and f"{chosen.judge} {chosen.judge_model}".strip(),
+            "judges": " ".join([*chosen.judges, chosen.judge_model]).strip(),
         }
         body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
         questions = asked(one, chosen.limit_queries)
-        async with HttpAsker(url, body) as asker:
-            result = await evaluate(asker, questions, setup, judging.judge_of(chosen), chosen.concurrent)
+        async with HttpAsker(url, body) as asker, judging.judges_of(chosen, url) as judges:
+            result = await evaluate(asker, questions, setup, judges, chosen.concurrent)
         return commands.finished(result, chosen.runs, said)
 
     sets = options.sets_of(chosen)

@@ -28,7 +28,11 @@ from evaluation.significance import compare
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
 
-GATEWAY_SETTINGS: dict[str, object] = {"milvus_timeout_seconds": 30, "log_level": "warning"}
+GATEWAY_SETTINGS: dict[str, object] = {
+    "milvus_timeout_seconds": 60,
+    "model_call_timeout_seconds": 60,
+    "log_level": "warning",
+}
 """Of the gateway that we start: Milvus Lite scans, and a question that is late is still to be counted."""
 
 

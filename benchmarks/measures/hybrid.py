@@ -21,6 +21,7 @@ from contracts.types import SearchMode
 from evaluation import stack
 from evaluation.finding import MODES
 from evaluation.gateway import Gateway, of_each
+from evaluation.retrieval import GATEWAY_SETTINGS
 from evaluation.sets import SAMPLE, EvaluationSet, Question, open_set
 from tests.support import processes
 from tests.support.processes import Service, answers_ready, listens
@@ -44,7 +45,7 @@ def run(options: Options) -> Measured:
         running(model_service(engine="simulated", encoder="sentence-transformers"), answers_ready) as models,
     ):
         collection = asyncio.run(stack.ingested(stack.Services(models.url, milvus.url), chosen, None))
-        front = gateway(models.url, milvus.url, collection=collection, milvus_timeout_seconds=30, log_level="warning")
+        front = gateway(models.url, milvus.url, collection=collection, **GATEWAY_SETTINGS)
         with running(front, answers_ready):
             trials: dict[SearchMode, list[Trial]] = {mode: [] for mode in MODES}
             for mode in MODES:

@@ -42,7 +42,18 @@ def test_retrieval_is_measured_and_compared(
 
 
 def test_answers_are_measured(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--engine", "simulated", "--mode", "dense", "--min-score", "0.2", "--judge", "lexical"]
+    options = [
+        "--engine",
+        "simulated",
+        "--mode",
+        "dense",
+        "--min-score",
+        "0.2",
+        "--judge",
+        "lexical",
+        "--judge",
+        "served",
+    ]
     assert answers.main([*arguments, *options]) == 0, capsys.readouterr().err
     (folder,) = (tmp_path / "runs").iterdir()
     run = load(folder)
@@ -52,7 +63,9 @@ def test_answers_are_measured(arguments: list[str], tmp_path: Path, capsys: pyte
     assert run.means["refused_answerable"] < 0.5
     assert run.means["source_recall"] > 0.5
     assert run.means["exact_match"] == 0
-    assert 0 <= run.means["faithfulness"] <= 1
+    assert 0 <= run.means["faithfulness, lexical"] <= 1
+    # The simulated generator says hexadecimal numbers, of which some are grades.
+    assert 0 < len(run.column("faithfulness, served")) < len(run.column("faithfulness, lexical"))
     assert sorted(id for id in run.figures if "refused_unanswerable" in run.figures[id]) == ["un0", "un1"]
     assert "refused_unanswerable" in (folder / "report.html").read_text()
 
