@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
+from openai import OpenAIError
 
-from evaluation import ablation, answerability, answers, retrieval
+from evaluation import ablation, answerability, answers, judging, retrieval
 from evaluation.runs import load
-from tests.support.beir import write_sample
+from tests.support.beir import gzipped, write_sample
 from tests.support.processes import Service
 
 UNANSWERABLE = ["zxqv wvut?", "qqqq kkkk jjjj?"]
@@ -105,6 +107,37 @@ def test_switches_are_measured_in_turns(
     assert "difference" in (ranking["duplicates"].folder(tmp_path / "runs") / "report.html").read_text()
     assert ablation.main([*arguments, "--switch", "hyde"]) == 1
     assert "error: hyde asks the model" in capsys.readouterr().err
+
+
+async def test_the_served_llm_is_a_judge_of_what_it_can_read(gateway: Service) -> None:
+    options = argparse.Namespace(judges=["served", "lexical"], judge_model="", judge_key="")
+    async with judging.judges_of(options, gateway.url) as judges:
+        assert list(judges) == ["served", "lexical"]
+        # The simulated LLM has no opinion but always the same one, and 4,096 words of context.
+        same = [await judges["served"].faithfulness("Who?", ["A comet."], "Oil fell.") for _ in range(2)]
+        assert same[0] == same[1]
+        assert await judges["served"].faithfulness("Who?", ["comet " * 5000], "Oil fell.") is None
+    options.judges = ["http://127.0.0.1:1/v1"]
+    async with judging.judges_of(options, gateway.url) as judges:
+        with pytest.raises(OpenAIError):
+            await judges["http://127.0.0.1:1/v1"].faithfulness("Who?", [], "Oil fell.")
+
+
+def test_a_judge_that_is_not_there_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rated = {"r1": {"value": "4"}, "r2": {"value": "2"}}
+    turn = {
+        "_id": "t",
+        "messages": [{"role": "user", "content": "Seen?"}],
+        "context_ids": ["d1"],
+        "responses": [{"model": "m", "response": "A comet.", "annotations": {"faithfulness": rated}}],
+    }
+    gzipped(tmp_path / "mtrag_un" / "corpus.jsonl.gz", [{"_id": "d1", "title": "", "text": "A comet was seen."}])
+    gzipped(tmp_path / "mtrag_human_eval" / "responses.dev.jsonl.gz", [turn])
+    arguments = ["--data", str(tmp_path), "--judge", "served", "--gateway", "http://127.0.0.1:1"]
+    assert judging.main(arguments) == 1
+    assert "error: GET http://127.0.0.1:1/v1/models" in capsys.readouterr().err
+    assert judging.main(["--data", str(tmp_path)]) == 0
+    assert "lexical: 1 answers (0 without a rating)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [retrieval, answers, answerability, ablation])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,13 +13,7 @@ from evaluation.judging import GRADES, LexicalJudge, Rated, agreement, grade_of,
 from evaluation.runs import Run, earlier, load, new_name, save
 from evaluation.sets import SAMPLE_FOLDER, EvaluationSet, Question, SetError, open_set
 from setup_milvus.datasets import Document, Tally
-
-
-def gzipped(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
+from tests.support.beir import gzipped
 
 CORPUS = [
     {"_id": "d1", "title": "Comet", "text": "A comet was seen.", "metadata": {}},
