@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -21,6 +21,9 @@ from contracts.types import Filters, Passage, Sampling, SearchMode, Timings, Usa
 
 TOP_K = 5
 """Passages to look at when a request does not say."""
+
+CacheHit = Literal["exact", "semantic"]
+"""How an earlier answer was found: by the same words, or by words that mean about the same."""
 
 NOTHING_RELEVANT = "nothing_relevant"
 """The finish reason of an answer for which the LLM was not called."""
@@ -46,10 +49,13 @@ class AskRequest:
 @dataclass(frozen=True, slots=True)
 class Sources:
     """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event. `mode` is how they
-    were really searched."""
+    were really searched; `cached` is how this answer was found, where an earlier one is given again. `degraded` is the
+    `Retrieved`'s."""
 
     passages: tuple[Passage, ...]
     mode: SearchMode
+    cached: CacheHit | None = None
+    degraded: bool = False
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -110,7 +116,7 @@ class Asker:
             )
         )
         if not retrieved.passages:
-            yield Sources((), retrieved.mode)
+            yield Sources((), retrieved.mode, degraded=retrieved.degraded)
             yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
             total = time.monotonic() - terms.arrived
             timings = Timings(
@@ -126,7 +132,7 @@ class Asker:
         opened = await self._generation.open(prompt, terms)
         stream = opened.value
         try:
-            yield Sources(passages, retrieved.mode)
+            yield Sources(passages, retrieved.mode, degraded=retrieved.degraded)
             while True:
                 delta = await stream.read()
                 if delta.text:

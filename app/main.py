@@ -19,6 +19,7 @@ from app.admission import Admission, AdmissionLimits
 from app.arranging import AnswerabilityCheck, ArrangingRetriever, NarrowingRetriever
 from app.asking import Asker, AskUseCase
 from app.batching import BatchLimits
+from app.caching.wiring import Caches
 from app.chatting import Chat
 from app.generation import GenerationPool
 from app.grounding import Grounding
@@ -36,6 +37,7 @@ from app.routes.openai import errors as openai_errors
 from app.served_models import ServedModels
 from app.serving import Gate
 from app.settings import Settings
+from app.telemetry.caches import CacheMetrics
 from app.telemetry.dependencies import watched_dependencies
 from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
@@ -117,8 +119,11 @@ def create_app(
         settings, replicas, KindWatch(metrics, Stage.ENCODE), lambda inner: TracedEncoder(inner, tracing)
     )
     store = TracedStore(adapters.store, tracing, settings.collection)
+    facts = ModelFacts(replicas)
+    caches = Caches(settings, CacheMetrics(registry), facts.card)
+    questions = caches.of_vectors(encoder)
     retriever = Retriever(
-        encoder,
+        questions,
         store,
         search_limits=BatchLimits(
             settings.search_batch_items,
@@ -145,7 +150,6 @@ def create_app(
         watch=KindWatch(metrics, Stage.GENERATE),
     )
     replicas.on_change(generation.wake)
-    facts = ModelFacts(replicas)
     directory = TopicDirectory(store, settings.topics_ttl_seconds)
     grounding = Grounding(facts.get, prompt_tokens=settings.prompt_tokens)
     reranker = _merging_reranker(settings, replicas, KindWatch(metrics, Stage.RERANK), tracing)
@@ -165,6 +169,7 @@ def create_app(
     )
     retrieving = InstrumentedRetriever(NarrowingRetriever(arranging, directory.names, always=settings.self_query))
     asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
+    asker = caches.of_answers(asker, questions, store)
     if telemetry.log_texts:
         asker = TextsNoted(asker)
     served = ServedModels(facts.get, directory)

@@ -53,9 +53,10 @@ class Reranking:
         self._failing = False
         self.candidates = candidates
 
-    async def wanted(self, asked: bool | None) -> bool:
-        """Whether a question that asks for it, asks for none, or does not say (None) is to be reranked. Raises
-        InvalidRequest for one that asks where there is no reranker, and PharosError for one where nobody can say."""
+    async def wanted(self, asked: bool | None) -> bool | None:
+        """Whether a question that asks for it, asks for none, or does not say (None) is to be reranked; None where
+        nobody can say and it does not ask. Raises InvalidRequest for one that asks where there is no reranker, and
+        PharosError for one where nobody can say."""
         if asked is False or (asked is None and self._policy == "off"):
             return False
         if self._policy == "off":
@@ -66,7 +67,7 @@ class Reranking:
             if asked:
                 raise
             self._survived(failure)
-            return False
+            return None
         if asked and not there:
             raise InvalidRequest("rerank: no reranker is served (PHAROS_LLM_RERANKER_MODEL).")
         return there
@@ -116,12 +117,14 @@ class RerankingRetriever:
 
     async def retrieve(self, question: Question) -> Retrieved:
         """As `Retriever.retrieve`; passages keep their cosine similarity as `score`."""
-        if not await self._reranking.wanted(question.rerank):
-            return await self._retriever.retrieve(question)
+        wanted = await self._reranking.wanted(question.rerank)
+        if not wanted:
+            found = await self._retriever.retrieve(question)
+            return found if wanted is False else dataclasses.replace(found, degraded=True)
         found = await self._retriever.retrieve(self._deeper(question))
         better = await self._rerank(question, found.hits)
         if better is None:
-            return dataclasses.replace(found, hits=found.hits[: question.limit])
+            return dataclasses.replace(found, hits=found.hits[: question.limit], degraded=True)
         return dataclasses.replace(
             found,
             hits=better.hits,

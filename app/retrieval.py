@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.trace import SpanContext
 
-from app.batching import Batcher, BatchLimits
-from app.merging import MergingEncoder
+from app.batching import Batcher, BatchLimits, Served
 from app.ranking.options import RankingOptions
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import NO_FILTERS, VectorStore
-from contracts.types import Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
+from contracts.types import Encoding, Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
 from observability.trace_context import current_context, on_behalf_of
 
 LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
@@ -32,7 +31,8 @@ LEG_HITS = 50
 @dataclass(frozen=True, slots=True)
 class Retrieved:
     """Hits best first, the highest similarity among them before the relevance cut, and the seconds of each step.
-    `mode` is how they were really searched."""
+    `mode` is how they were really searched. `degraded`: a step was left out because it failed, so that the same
+    question may find better passages in a moment."""
 
     hits: tuple[Hit, ...]
     best_score: float | None
@@ -42,6 +42,7 @@ class Retrieved:
     mode: SearchMode
     rerank_seconds: float | None = None
     prompt_order: PromptOrder = "best_last"
+    degraded: bool = False
 
     @property
     def passages(self) -> tuple[Passage, ...]:
@@ -110,6 +111,14 @@ class _Query:
     caller: SpanContext | None = field(default_factory=current_context)
 
 
+class QuestionEncoder(Protocol):
+    """What makes vectors of questions: `app.merging.MergingEncoder`, or a wrapper around it."""
+
+    async def served(self, texts: Sequence[str], *, deadline: float | None = None) -> Served[Encoding]:
+        """The vectors, and where their time went; `deadline` is a `time.monotonic()` instant. Raises PharosError."""
+        ...
+
+
 class RetrieveUseCase(Protocol):
     """What finds passages: `Retriever`, or a wrapper around it."""
 
@@ -127,7 +136,7 @@ class Retriever:
 
     def __init__(
         self,
-        encoder: MergingEncoder,
+        encoder: QuestionEncoder,
         store: VectorStore,
         *,
         search_limits: BatchLimits,

@@ -68,6 +68,23 @@ class Settings(BaseSettings):
         "", description="File by python -m training.answerability: questions that it doubts are refused. Empty: none."
     )
 
+    cache_vectors: int = Field(0, ge=0, description="Vectors of questions that are kept (docs/caching.md); 0: none.")
+    cache_answers: int = Field(0, ge=0, description="Answers that are kept; 0: none.")
+    cache_similarity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Cosine with another question from which it gets that one's answer; 0: same words only.",
+    )
+    cache_bytes: int = Field(67_108_864, ge=1, description="Most bytes in each of the two.")
+    cache_seconds: float = Field(3600.0, gt=0, description="How long they keep anything.")
+    cache_version_seconds: float = Field(
+        1.0, ge=0, description="How soon a change of the documents ends what was kept; 0: asked with each question."
+    )
+    cache_settle_seconds: float = Field(
+        30.0, ge=0, description="No answer is kept so soon after one, since searches may lag behind it."
+    )
+
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
     encode_in_flight: int = Field(2, ge=1, description="Concurrent /encode calls.")
     search_batch_items: int = Field(64, ge=1, description="Most questions in one Milvus search.")
@@ -130,6 +147,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"PHAROS_REQUEST_TIMEOUT_SECONDS={self.request_timeout_seconds:g} is longer than "
                 f"PHAROS_REQUEST_TIMEOUT_MAX_SECONDS={self.request_timeout_max_seconds:g}"
+            )
+        if self.cache_similarity and not (self.cache_answers and self.cache_vectors):
+            raise ValueError(
+                f"PHAROS_CACHE_SIMILARITY={self.cache_similarity:g} needs PHAROS_CACHE_ANSWERS, and "
+                "PHAROS_CACHE_VECTORS so that no question is encoded twice"
             )
         if self.max_tokens > self.max_tokens_max:
             raise ValueError(

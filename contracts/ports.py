@@ -11,6 +11,7 @@ from typing import Protocol
 
 from contracts.types import (
     ChunkSpan,
+    CollectionVersion,
     Encoding,
     Filters,
     Found,
@@ -94,6 +95,11 @@ class VectorStore(Protocol):
         """The chunks in `spans`, in one round trip, each once, by document and place. Their score is 0: nothing has
         been asked. Spans that are empty, or of documents that are not there, give nothing; there are CHUNKS_MAX
         chunks at most."""
+        ...
+
+    async def version(self) -> CollectionVersion | None:
+        """Which documents are stored now, as strongly consistent as the store can say. A search may still lag some
+        seconds behind it. None: nothing is stored, or by a Pharos that kept no version."""
         ...
 
     async def topic_names(self) -> list[str]:

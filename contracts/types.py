@@ -224,6 +224,14 @@ class TopicCount(msgspec.Struct, frozen=True):
     passages: int
 
 
+class CollectionVersion(msgspec.Struct, frozen=True):
+    """Which documents a collection holds: `id` is another one whenever they may have changed, and never an old one.
+    `changing`: they are being written, or whoever wrote them never said that it had ended."""
+
+    id: str
+    changing: bool = False
+
+
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 

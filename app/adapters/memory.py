@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -14,7 +15,18 @@ from contracts.analysis import Language, coverage, terms
 from contracts.collection import BM25_PARAMS
 from contracts.filters import day_number
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    CollectionVersion,
+    Filters,
+    Found,
+    Hit,
+    Passage,
+    Queries,
+    SearchMode,
+    TopicCount,
+    Vectors,
+)
 
 RRF_K = 60
 
@@ -27,11 +39,13 @@ class MemoryStore:
         self._language = language
         self._passages: list[Passage] = []
         self._vectors: list[Vectors] = []
+        self._version: CollectionVersion | None = None
 
     def add(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Row i of `vectors` belongs to passage i."""
         self._passages.extend(passages)
         self._vectors.extend(vectors)
+        self._version = CollectionVersion(uuid4().hex)
 
     async def search(
         self,
@@ -77,6 +91,9 @@ class MemoryStore:
             if (passage.topic, passage.document_id, passage.chunk) in wanted
         ]
         return sorted(found, key=lambda passage: (passage.document_id, passage.chunk or 0))[:CHUNKS_MAX]
+
+    async def version(self) -> CollectionVersion | None:
+        return self._version
 
     async def topic_names(self) -> list[str]:
         return sorted({passage.topic for passage in self._passages})

@@ -18,7 +18,17 @@ from contracts.analysis import terms
 from contracts.collection import Manifest
 from contracts.filters import expression, span_filter, topic_filter
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, Filters, Found, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    CollectionVersion,
+    Filters,
+    Found,
+    Passage,
+    Queries,
+    SearchMode,
+    TopicCount,
+    Vectors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +189,10 @@ class MilvusStore:
         rows = await self._query(self._collection, wanted, ["id", *fields], "Bounded", limit=CHUNKS_MAX)
         passages = [passage_of(row["id"], row, 0.0) for row in rows]
         return sorted(passages, key=lambda passage: (passage.document_id, passage.chunk or 0))
+
+    async def version(self) -> CollectionVersion | None:
+        rows = await self._query(self._catalog, f'key == "{schema.VERSION_KEY}"', ["value"])
+        return schema.version_of(rows[0]["value"]) if rows else None
 
     async def topic_names(self) -> list[str]:
         rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
+from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, CacheHit, Done, Sources, Text
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
@@ -32,7 +32,8 @@ class AskBody(QuestionBody):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The JSON answer of POST /ask. Source i is cited as [i + 1]; `mode` is how they were really searched."""
+    """The JSON answer of POST /ask. Source i is cited as [i + 1]; `mode` is how they were really searched; `cached` is
+    how it was found where an earlier answer is given again, which took no tokens."""
 
     answer: str
     sources: tuple[Passage, ...]
@@ -41,6 +42,7 @@ class Answer(msgspec.Struct, frozen=True):
     timings: Timings
     request_id: str
     mode: SearchMode | None
+    cached: CacheHit | None
 
 
 ANSWER_EXAMPLE = {
@@ -70,6 +72,7 @@ ANSWER_EXAMPLE = {
     },
     "request_id": "0c9f…",
     "mode": "hybrid",
+    "cached": None,
 }
 
 
@@ -145,11 +148,13 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
         timings=done.timings,
         request_id=request_id,
         mode=whole.mode,
+        cached=whole.cached,
     )
 
 
-def _meta(request_id: str, first: AskEvent) -> dict[str, str]:
-    return {"request_id": request_id, **({"mode": first.mode} if isinstance(first, Sources) else {})}
+def _meta(request_id: str, first: AskEvent) -> dict[str, str | None]:
+    found = {"mode": first.mode, "cached": first.cached} if isinstance(first, Sources) else {}
+    return {"request_id": request_id, **found}
 
 
 def _sse_of_error(error: PharosError, request_id: str) -> bytes:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, AskUseCase, Text
+from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
 from app.grounding import GroundUseCase
 from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
 from app.telemetry.record import current_record
@@ -59,6 +59,28 @@ class InstrumentedGrounding:
         finally:
             if record is not None:
                 record.note(Stage.PROMPT, began)
+
+
+class HitsNoted:
+    """Around an asker with a cache: notes what is known of an answer that is given again, which came through none of
+    the steps that note it otherwise."""
+
+    def __init__(self, asker: AskUseCase) -> None:
+        self._asker = asker
+
+    async def ask(self, request: AskRequest) -> AsyncGenerator[AskEvent, None]:
+        """As `Asker.ask`."""
+        record = current_record.get()
+        async with aclosing(self._asker.ask(request)) as events:
+            async for event in events:
+                if record is not None:
+                    if isinstance(event, Sources) and event.cached is not None:
+                        record.cached = event.cached
+                        record.topics = request.topics  # they exist: an answer was found in them
+                        record.passages = len(event.passages)
+                    elif isinstance(event, Done) and record.cached is not None:
+                        record.finish_reason = event.finish_reason
+                yield event
 
 
 class TextsNoted:

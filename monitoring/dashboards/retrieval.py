@@ -8,6 +8,7 @@ from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import HERE, board, gateway, topic
+from monitoring.dashboards.caches import caches
 from monitoring.dashboards.limits import SOME, STAGE
 from monitoring.dashboards.panels import (
     BYTES,
@@ -42,6 +43,7 @@ def retrieval() -> dashboard.Dashboard:
         [
             ("How fast are passages found?", _speed()),
             ("How well do they fit?", _fit()),
+            ("What is answered from the caches?", caches()),
             ("Loading documents", _ingestion()),
             ("Milvus", _milvus()),
         ],

@@ -79,6 +79,7 @@ def test_a_log_line_has_only_fields_that_are_known() -> None:
         tokens=4,
         usage=Usage(10, 4),
         finish_reason="stop",
+        cached="exact",
         question="?",
         answer="!",
     )
