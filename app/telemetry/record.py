@@ -57,6 +57,7 @@ class RequestRecord:
     usage: Usage | None = None
     finish_reason: str | None = None
     question: str | None = None
+    expansion: tuple[str, ...] | None = None
     answer: str | None = None
 
     def note(self, stage: Stage, began: float, ended: float | None = None) -> None:
@@ -118,6 +119,7 @@ class RequestRecord:
             "passages": self.passages,
             "best_score": None if self.best_score is None else round(self.best_score, 4),
             "question": self.question,
+            "expansion": self.expansion,
             "answer": self.answer,
         }
         return {name: value for name, value in known.items() if value is not None}
