@@ -58,7 +58,8 @@ _MARKS = re.compile(rf"^(?:{_ITEM}(?:\s+|(?<=[、)\]])|$))+")
 _IN_LINE = re.compile(r"(?<=[?？.!])\s+(?=\(?\d{1,2}[.)]\s)")
 """Between the items of a list that was written into one line."""
 _AROUND = " \t*_`\"“”„«»‘’'「」,;"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
+_GAP = re.compile(r"[\s\x00-\x1f\x7f]+")
+"""No encoder or store needs to see control characters."""
 
 
 def phrasings_of(said: str, question: str, count: int, *, unfinished: bool = False) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def phrasings_of(said: str, question: str, count: int, *, unfinished: bool = Fal
 
 def passage_of(said: str) -> str:
     """`said` as one passage; "" where there is no word in it."""
-    text = _CONTROL.sub(" ", said).strip()[:TEXT_CHARS_MAX]
+    text = _GAP.sub(" ", said).strip()[:TEXT_CHARS_MAX].rstrip()
     return text if _key(text) else ""
 
 
@@ -124,11 +125,11 @@ def _mean(vectors: Vectors) -> Vectors:
 
 
 def _bare(line: str) -> str:
-    text = _CONTROL.sub(" ", line).strip()
+    text = _GAP.sub(" ", line).strip()
     while True:
         shorter = _MARKS.sub("", text.strip(_AROUND)).strip(_AROUND)
         if shorter == text:
-            return text[:TEXT_CHARS_MAX]
+            return text[:TEXT_CHARS_MAX].rstrip()
         text = shorter
 
 

@@ -80,6 +80,7 @@ def test_a_log_line_has_only_fields_that_are_known() -> None:
         usage=Usage(10, 4),
         finish_reason="stop",
         question="?",
+        expansion=("Other words?",),
         answer="!",
     )
     for stage in Stage:
