@@ -16,7 +16,9 @@ import numpy as np
 from contracts.types import ExpandMode, Message, Queries, Vectors
 
 TEXT_CHARS_MAX = 2_000
-"""Of one phrasing or passage; a model that does not stop is cut."""
+"""Of one phrasing or passage."""
+LONGER, LONGER_CHARS = 2, 100
+"""A phrasing is at most so many times as long as its question, and so many characters more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,37 @@ class Expansion:
     skipped: str | None = None
 
 
+_EXAMPLE = "Why did the ferry to Lindau stop running in 2019?"
+_EXAMPLE_PHRASINGS = (
+    "What was the reason that the Lindau ferry ended its service in 2019?",
+    "Why has there been no boat to Lindau since 2019?",
+    "What made the ferry company close the Lindau line?",
+    "How come nobody can take a ship to Lindau any more?",
+    "What led to the end of the boat trips to Lindau?",
+    "For which reasons was the ferry line to Lindau given up?",
+    "Why was 2019 the last year of the Lindau ferry?",
+    "What explains that the ferry no longer goes to Lindau?",
+)
+"""As many as a question may have (PHAROS_EXPAND_PHRASINGS)."""
+
+
 def phrasings_prompt(question: str, count: int) -> tuple[Message, ...]:
-    """Asks for `count` other phrasings of `question`."""
+    """Asks for `count` other phrasings of `question`, by an example: without one a small model answers it instead. (The
+    example is first, so that an engine with a prefix cache reads it once.)"""
+    listed = "\n".join(f"{i}. {text}" for i, text in enumerate(_EXAMPLE_PHRASINGS[:count], start=1))
     return (
         Message(
             "system",
-            "You help people search. Write the user's question in other words, in its own language. "
-            "Each line is one question, and there is nothing else.",
+            "You rewrite questions for a search engine, in the language they are in. You never answer them.",
         ),
-        Message("user", f"{question}\n\nWrite this question in {count} other ways, one per line."),
+        Message("user", _rewrite(_EXAMPLE, count)),
+        Message("assistant", listed),
+        Message("user", _rewrite(question, count)),
     )
+
+
+def _rewrite(question: str, count: int) -> str:
+    return f"Question: {question}\n{count} other ways to ask it, one per line:"
 
 
 def passage_prompt(question: str) -> tuple[Message, ...]:
@@ -46,10 +69,10 @@ def passage_prompt(question: str) -> tuple[Message, ...]:
     return (
         Message(
             "system",
-            "You write short passages as they stand in documents, in the language of the user's question. State facts; "
-            "where you do not know them, make them up. Never speak to the reader.",
+            "You write short passages of facts, as they stand in reference works and in the news, each in the language "
+            "of the question that it answers.",
         ),
-        Message("user", f"Write the passage of a document that answers this question: {question}"),
+        Message("user", question),
     )
 
 
@@ -64,17 +87,18 @@ _GAP = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 def phrasings_of(said: str, question: str, count: int, *, unfinished: bool = False) -> tuple[str, ...]:
     """The first `count` usable lines of `said`, without the marks of a list: none that says only `question` or an
-    earlier one again, no introduction ("Here are three:"), nothing without a word. The last line of an `unfinished`
-    text is none."""
+    earlier one again, no introduction ("Here are three:"), nothing without a word, nothing so long that it must be an
+    answer, and nothing from the prompt's example. The last line of an `unfinished` text is none."""
     if unfinished:
         said = said.rpartition("\n")[0]
-    seen = {_key(question)}
+    longest = min(LONGER * len(question) + LONGER_CHARS, TEXT_CHARS_MAX)
+    seen = {_key(text) for text in (question, *_EXAMPLE_PHRASINGS)}
     found: list[str] = []
     for line in said.splitlines():
         for item in _IN_LINE.split(line):
             text = _bare(item)
             key = _key(text)
-            if not key or key in seen or text.endswith((":", "：")):
+            if not key or key in seen or text.endswith((":", "：")) or len(text) > longest:
                 continue
             seen.add(key)
             found.append(text)
@@ -129,7 +153,7 @@ def _bare(line: str) -> str:
     while True:
         shorter = _MARKS.sub("", text.strip(_AROUND)).strip(_AROUND)
         if shorter == text:
-            return text[:TEXT_CHARS_MAX].rstrip()
+            return text
         text = shorter
 
 

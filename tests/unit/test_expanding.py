@@ -149,7 +149,7 @@ async def test_phrasings_are_asked_for_in_one_short_prompt() -> None:
     setting = Setting(phrasings=2, tokens=33)
     assert await setting.expansion(asked("multi_query")) == Expansion("multi_query", tuple(PHRASINGS[:2]))
     (prompt,) = setting.scripted.prompts
-    assert QUESTION in prompt.messages[1].content
+    assert QUESTION in prompt.messages[-1].content
     assert (prompt.sampling.max_tokens, prompt.sampling.temperature) == (33, 0.0)
 
 

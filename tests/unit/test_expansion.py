@@ -26,9 +26,23 @@ QUESTION = "Who won the 2024 cup?"
 def test_the_prompts_hold_the_question_as_it_is() -> None:
     hard = 'How "do" {braces} and\nlines, 50 %, and Zelminstr (sic) fare?'
     for messages in (phrasings_prompt(hard, 4), passage_prompt(hard)):
-        assert [message.role for message in messages] == ["system", "user"]
-        assert hard in messages[1].content
-    assert " 4 " in phrasings_prompt(hard, 4)[1].content
+        assert (messages[0].role, messages[-1].role) == ("system", "user")
+        assert hard in messages[-1].content
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_the_example_has_as_many_phrasings_as_are_asked_for_and_is_not_taken_for_an_answer(count: int) -> None:
+    _, example, answer, asked = phrasings_prompt(QUESTION, count)
+    assert f"{count} other ways" in example.content
+    assert f"{count} other ways" in asked.content
+    assert len(answer.content.splitlines()) == count
+    assert phrasings_of(f"{answer.content}\nWhich team?", QUESTION, 10) == ("Which team?",)
+
+
+def test_what_is_far_longer_than_the_question_is_an_answer() -> None:
+    answer = "It was won by " + "the team of the town of Tervola and " * 10
+    assert phrasings_of(f"{answer}\nWhich team?", QUESTION, 3) == ("Which team?",)
+    assert phrasings_of(answer, QUESTION * 30, 3) == (answer.strip(),)
 
 
 @pytest.mark.parametrize(
