@@ -33,8 +33,13 @@ from evaluation.stack import StackError
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
 
-GATEWAY_SETTINGS: dict[str, object] = {"milvus_timeout_seconds": 30, "log_level": "warning"}
-"""Of the gateway that we start: Milvus Lite scans, and a question that is late is still to be counted."""
+GATEWAY_SETTINGS: dict[str, object] = {
+    "milvus_timeout_seconds": 30,
+    "model_call_timeout_seconds": 120,
+    "log_level": "warning",
+}
+"""Of the gateway that we start: Milvus Lite scans, an LLM may take the CPU, and a question that is late is still to be
+counted."""
 
 
 async def evaluate(
