@@ -29,7 +29,7 @@ from app.generation import GenerationPool
 from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
 from app.surviving import Survival
 from app.terms import Terms
-from contracts.types import ExpandMode, Message, Prompt, Sampling
+from contracts.types import ExpandMode, Message, Prompt, Sampling, SearchMode
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,21 @@ class ExpandLimits:
 
 
 class Expander:
-    """`mode` is that of a question that does not say; one that says insists. `skipped` is told why each question was
-    searched as it is, although it was to be expanded."""
+    """`mode` is that of a question that does not say; one that says insists. `search_mode` is that of its search.
+    `skipped` is told why each question was searched as it is, although it was to be expanded."""
 
     def __init__(
         self,
         generation: GenerationPool,
         *,
         mode: ExpandMode = "off",
+        search_mode: SearchMode = "hybrid",
         limits: ExpandLimits = ExpandLimits(),
         skipped: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._generation = generation
         self._mode: ExpandMode = mode
+        self._search_mode: SearchMode = search_mode
         self._limits = limits
         self._skipped = skipped
         self._survival = Survival(log, "questions are searched as they are, since expanding them fails", skipped)
@@ -92,9 +94,13 @@ class Expander:
     async def expand(self, question: Question) -> Expanded | None:
         """None where it is not wanted. Cancelling it stops the work. Raises PharosError."""
         mode = question.expand or self._mode
+        must = question.expand is not None
+        if mode == "hyde" and (question.mode or self._search_mode) == "sparse":
+            if must:
+                raise InvalidRequest("expand: hyde changes the vector, and mode sparse searches by words alone.")
+            mode = "off"
         if mode == "off":
             return None
-        must = question.expand is not None
         began = time.monotonic()
         deadline = math.inf if question.deadline is None else question.deadline
         until = deadline if must else min(deadline, began + self._limits.seconds)

@@ -173,7 +173,11 @@ def create_app(
         watch=note_arranging,
     )
     expander = Expander(
-        generation, mode=settings.expand, limits=_expand_limits(settings), skipped=metrics.expand_skipped
+        generation,
+        mode=settings.expand,
+        search_mode=settings.search_mode,
+        limits=_expand_limits(settings),
+        skipped=metrics.expand_skipped,
     )
     # Narrowed inside: where that finds nothing, the second search needs no second expansion.
     retrieving = InstrumentedRetriever(

@@ -83,8 +83,16 @@ def test_a_search_shows_the_phrasings_and_what_each_found(expanding: Service) ->
     assert answer["timings"]["arrange"] >= 0
 
 
-@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
-@pytest.mark.parametrize("expand", ["multi_query", "hyde"])
+@pytest.mark.parametrize(
+    ("mode", "expand"),
+    [
+        ("dense", "hyde"),
+        ("hybrid", "hyde"),
+        ("dense", "multi_query"),
+        ("sparse", "multi_query"),
+        ("hybrid", "multi_query"),
+    ],
+)
 def test_scores_are_the_questions_however_it_is_expanded(expanding: Service, mode: str, expand: str) -> None:
     def scores(answer: dict[str, Any]) -> dict[str, float]:
         return {hit["passage"]["id"]: hit["passage"]["score"] for hit in answer["hits"]}
@@ -140,10 +148,18 @@ def test_chats_about_the_documents_expand_as_is_configured(expanding: Service) -
 
 
 @pytest.mark.parametrize("path", ["/ask", "/search"])
-def test_what_there_is_not_is_refused(http: httpx.Client, path: str) -> None:
-    response = http.post(path, json={"question": QUESTION, "expand": "everything"})
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"expand": "everything"}, "'multi_query', 'hyde' or 'off'"),
+        ({"expand": "hyde", "mode": "sparse"}, "by words alone"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(http: httpx.Client, path: str, body: dict[str, str], says: str) -> None:
+    response = http.post(path, json={"question": QUESTION, **body})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
-    assert "expand" in response.json()["detail"]
+    assert "expand: " in response.json()["detail"]
+    assert says in response.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/ask", "/search"])

@@ -123,8 +123,8 @@ class Setting:
         return None if expanded is None else expanded.expansion
 
 
-def asked(mode: ExpandMode | None = None, text: str = QUESTION, **more: Any) -> Question:
-    return Question(text, (), 3, expand=mode, **more)
+def asked(expand: ExpandMode | None = None, text: str = QUESTION, **more: Any) -> Question:
+    return Question(text, (), 3, expand=expand, **more)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,16 @@ async def test_a_request_has_the_last_word(configured: ExpandMode, wanted: Expan
     expansion = await setting.expansion(asked(wanted))
     assert (expansion.mode if expansion else None) == done
     assert bool(setting.scripted.given) == (done is not None)
+
+
+async def test_a_search_by_words_alone_has_no_use_for_passages() -> None:
+    setting = Setting(mode="hyde")
+    assert await setting.expansion(asked(mode="sparse")) is None
+    with pytest.raises(InvalidRequest, match="by words alone"):
+        await setting.expander.expand(asked("hyde", mode="sparse"))
+    assert setting.scripted.given == []
+    phrased = Setting()
+    assert await phrased.expansion(asked("multi_query", mode="sparse")) is not None
 
 
 async def test_phrasings_are_asked_for_in_one_short_prompt() -> None:
