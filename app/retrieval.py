@@ -179,8 +179,10 @@ class Retriever:
         """The best passages for `question` that are relevant. Raises PharosError."""
         encoded = await self._encoded(question)
         ranking = await self._rank(question, encoded.value, question.mode or self._mode)
+        # Cut to the limit last: what a useless phrasing has found must not take the place of what is relevant.
+        relevant = (hit for hit in ranking.hits if self._is_relevant(hit))
         return Retrieved(
-            hits=tuple(hit for hit in ranking.hits if self._is_relevant(hit)),
+            hits=tuple(islice(relevant, question.limit)),
             best_score=max((hit.passage.score for hit in ranking.hits), default=None),
             queue_seconds=encoded.queued_seconds + ranking.queue_seconds,
             encode_seconds=encoded.served_seconds,
@@ -203,7 +205,7 @@ class Retriever:
             dense, sparse = await asyncio.gather(*(self._rank(deep, own, leg) for leg in LEGS))
             ranked = {"dense": dense, "sparse": sparse}
         return Explained(
-            ranking,
+            replace(ranking, hits=ranking.hits[: question.limit]),
             ranked,
             encoded.queued_seconds + ranking.queue_seconds,
             encoded.served_seconds,
@@ -228,7 +230,7 @@ class Retriever:
         query = _Query(queries, group, limit, question.with_vectors)
         found = await self.searching.submit(query, deadline=question.deadline)
         parts = tuple(map(tuple, found.value.hits))
-        hits = tuple(by_reciprocal_rank(parts)[: question.limit]) if several else parts[0]
+        hits = tuple(by_reciprocal_rank(parts)) if several else parts[0]
         return Ranking(found.value.mode, hits, found.queued_seconds, found.served_seconds, parts if several else ())
 
     async def _search(self, queries: Sequence[_Query]) -> Sequence[Found]:

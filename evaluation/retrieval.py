@@ -36,6 +36,7 @@ DOCUMENTS = 100
 GATEWAY_SETTINGS: dict[str, object] = {
     "milvus_timeout_seconds": 30,
     "model_call_timeout_seconds": 120,
+    "queue_seconds": 600,
     "log_level": "warning",
 }
 """Of the gateway that we start: Milvus Lite scans, an LLM may take the CPU, and a question that is late is still to be

@@ -426,6 +426,15 @@ async def test_what_only_a_phrasing_finds_is_relevant_by_the_question_itself() -
     assert [passage.id for passage in expanded.passages] == ["p0"]
 
 
+async def test_useless_phrasings_take_no_place_from_what_is_relevant() -> None:
+    async with searching(Scripted("Which trophy?\nThat trophy?"), min_score=0.5) as found:
+        explained = await found.retriever.explain(replace(asked("multi_query"), limit=1))
+        expanded = await found.retriever.retrieve(replace(asked("multi_query"), limit=1))
+    # By their places p1 is first, but it is not relevant to the question itself.
+    assert [hit.passage.id for hit in explained.ranking.hits] == ["p1"]
+    assert [passage.id for passage in expanded.passages] == ["p0"]
+
+
 async def test_coverage_is_that_of_the_questions_words() -> None:
     async with searching(
         Scripted("Tell of oil.\nIs oil cheap?"), mode="sparse", min_score=2.0, min_coverage=0.5
