@@ -18,4 +18,11 @@ class HttpAsker(Gateway):
     async def ask(self, question: str) -> Reply:
         """Raises FindingFailed."""
         answer, seconds = await self.post(question)
-        return Reply(answer["answer"], tuple(source["text"] for source in answer["sources"]), seconds)
+        sources = answer["sources"]
+        return Reply(
+            answer["answer"],
+            tuple(source["text"] for source in sources),
+            seconds,
+            tuple(source["document_id"] for source in sources),
+            answer["usage"]["prompt_tokens"],
+        )

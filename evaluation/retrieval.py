@@ -11,30 +11,26 @@ mean.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from itertools import product
 from typing import Any
 
 import numpy as np
 
-from contracts.types import ExpandMode, SearchMode
-from evaluation import options, report, runs
+from contracts.types import SearchMode
+from evaluation import commands, options, runs
 from evaluation.finding import EXPANSIONS, HttpFinder
-from evaluation.gateway import FindingFailed, of_each
+from evaluation.gateway import of_each
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.significance import compare
-from evaluation.stack import StackError
 
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
 
 GATEWAY_SETTINGS: dict[str, object] = {
-    "milvus_timeout_seconds": 30,
+    "milvus_timeout_seconds": 60,
     "model_call_timeout_seconds": 120,
     "queue_seconds": 600,
     "log_level": "warning",
@@ -120,44 +116,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode and expansion; each run is saved as soon as it is done. Raises SetError, StackError,
-    FindingFailed."""
-    done: list[runs.Run] = []
-    sets = options.sets_of(chosen)
-    with ExitStack() as started:
-        # A simulated generator says nothing that could be searched for.
-        speaks = any(expand != "off" for expand in chosen.expansions or ())
-        where = options.services_of(chosen, started, engine="vllm" if speaks else "simulated")
-        for one in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
-                for mode, expand in product(chosen.modes, chosen.expansions or [None]):
-                    done.append(asyncio.run(_run(chosen, one, mode, expand, url)))
-    return done
+    """Every set in every mode and expansion. Raises SetError, StackError, FindingFailed."""
 
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[runs.Run]:
+        done = []
+        for expand in chosen.expansions or [None]:
+            setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
+            if expand is not None:  # runs that do not say are comparable with those from before there was a choice
+                setup["expand"] = expand
+            async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
+                result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
+            done.append(commands.finished(result, chosen.runs, said))
+        return done
 
-async def _run(
-    chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, expand: ExpandMode | None, url: str
-) -> runs.Run:
-    setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-    if expand is not None:  # runs that do not say are comparable with those from before there was a choice
-        setup["expand"] = expand
-    async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
-        result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
-    folder = runs.save(result, chosen.runs)
-    before = runs.earlier(result, chosen.runs)
-    print(said(result, before), flush=True)
-    print(f"  {report.write(result, before, folder)}", flush=True)
-    return result
+    # A simulated generator says nothing that could be searched for.
+    engine = "vllm" if any(expand != "off" for expand in chosen.expansions or ()) else "simulated"
+    each = commands.over(chosen, options.sets_of(chosen), measure, engine=engine, settings=GATEWAY_SETTINGS)
+    return [run for done in each for run in done]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""What can be switched on for a question, and how: one line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+NOTHING = "nothing"
+"""The control: asked exactly as without a switch, so what it "gains" is how noisy the measurement is."""
+
+
+class SwitchError(Exception):
+    """There is no such switch, or it cannot be had here; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """`path` is the request's field (a dot goes into an object) that gets the value `on`, and `off` where it is not
+    switched on (None: it is left out). `settings` are those of the gateway, PHAROS_* in lower case, without which it
+    does nothing.
+
+    `changes` says what can be seen of it: the ranking of documents, or what the model reads of them. `asks_model` is
+    for those that need answers of a real generator, `needs` what must be there beside.
+    """
+
+    path: str
+    on: Any
+    off: Any = None
+    changes: Literal["ranking", "reading"] = "ranking"
+    asks_model: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)
+    needs: str = ""
+
+    def fields(self, value: Any) -> dict[str, Any]:
+        """The field as the body of a request has it."""
+        for name in reversed(self.path.split(".")):
+            value = {name: value}
+        return value if self.path else {}
+
+
+SWITCHES: dict[str, Switch] = {
+    NOTHING: Switch("", None),
+    "min_score": Switch("ranking.min_score", 0.35),
+    "half_life": Switch("ranking.half_life_days", 365),
+    "duplicates": Switch("ranking.duplicates_above", 0.8),
+    "mmr": Switch("ranking.mmr_lambda", 0.7),
+    "self_query": Switch("self_query", True),
+    "rerank": Switch("rerank", True, off=False, needs="a model service with a reranker (PHAROS_LLM_RERANKER_MODEL)"),
+    "mode": Switch("mode", "dense"),
+    "multi_query": Switch("expand", "multi_query", asks_model=True),
+    "hyde": Switch("expand", "hyde", asks_model=True),
+    "cache_vectors": Switch("cache", True, off=False, settings={"cache_vectors": 10_000}),
+    "join": Switch("ranking.join_neighbours", True, changes="reading"),
+    "parents": Switch("ranking.parent_tokens", 400, changes="reading"),
+    "order": Switch("ranking.prompt_order", "ends", changes="reading"),
+    "cache_answers": Switch("cache", True, off=False, changes="reading", settings={"cache_answers": 1_000}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A switch as it is measured; `label` is its name, with the value where that is not the table's."""
+
+    label: str
+    switch: Switch
+
+    def body(self, baseline: Mapping[str, Any]) -> dict[str, Any]:
+        """A request with it on, where `baseline` is one without."""
+        return merged(baseline, self.switch.fields(self.switch.on))
+
+
+def chosen(text: str) -> Chosen:
+    """`NAME`, or `NAME=VALUE` with another value than the table's (JSON, or a word). Raises SwitchError."""
+    name, given, value = text.partition("=")
+    if name not in SWITCHES or (given and name == NOTHING):
+        raise SwitchError(f"no switch {text!r}; there are {', '.join(SWITCHES)}")
+    switch = SWITCHES[name]
+    if not given:
+        return Chosen(name, switch)
+    try:
+        return Chosen(text, replace(switch, on=json.loads(value)))
+    except json.JSONDecodeError:
+        return Chosen(text, replace(switch, on=value))
+
+
+def by_default() -> list[str]:
+    """Those that need nothing but documents."""
+    return [name for name, switch in SWITCHES.items() if not (switch.asks_model or switch.settings or switch.needs)]
+
+
+def baseline(switches: Sequence[Chosen]) -> dict[str, Any]:
+    """The fields of a request with all of them off."""
+    body: dict[str, Any] = {}
+    for one in switches:
+        if one.switch.off is not None:
+            body = merged(body, one.switch.fields(one.switch.off))
+    return body
+
+
+def settings_of(switches: Sequence[Chosen]) -> dict[str, object]:
+    """What the gateway must be started with so that all of them can be switched on."""
+    return {name: value for one in switches for name, value in one.switch.settings.items()}
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both bodies in one; the second wins, and objects in both become one object."""
+    out = dict(first)
+    for name, value in second.items():
+        known = out.get(name)
+        out[name] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return out
