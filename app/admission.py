@@ -18,7 +18,7 @@ from app.drain import DrainRate
 from app.errors import Draining, InvalidRequest, Overloaded, PharosError
 from app.quota import Keyring, Quota
 from app.serving import Gate
-from app.terms import Terms
+from app.terms import CacheUse, Terms
 from contracts.problems import ProblemError
 from contracts.telemetry import REQUEST_TIMEOUT_HEADER
 
@@ -107,7 +107,18 @@ class Admission:
                     f"{REQUEST_TIMEOUT_HEADER}: must be seconds, more than 0 and at most "
                     f"{self.limits.timeout_seconds_max:g}."
                 )
-        return Terms(arrived, arrived + seconds if math.isfinite(seconds) else None, quota)
+        deadline = arrived + seconds if math.isfinite(seconds) else None
+        return Terms(arrived, deadline, quota, _cache_use(scope))
+
+
+def _cache_use(scope: Scope) -> CacheUse:
+    """What the request's Cache-Control says, where it says what we know (RFC 9111, 5.2.1): no-cache, an answer that is
+    made now; no-store, one that is not kept either. RFC 9111 would let a cache answer no-store with what it has; who
+    sends it wants no cache at all."""
+    given = b",".join(value for name, value in scope["headers"] if name == b"cache-control").lower()
+    directives = {directive.strip() for directive in given.split(b",")}
+    no_store = b"no-store" in directives
+    return CacheUse(reads=not no_store and b"no-cache" not in directives, stores=not no_store)
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

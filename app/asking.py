@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -17,10 +17,13 @@ from app.retrieval import Question, RetrieveUseCase
 from app.terms import Terms
 from app.topics import TopicDirectory
 from contracts.ports import NO_FILTERS
-from contracts.types import Filters, Passage, Sampling, SearchMode, Timings, Usage
+from contracts.types import ExpandMode, Filters, Passage, Sampling, SearchMode, Timings, Usage
 
 TOP_K = 5
 """Passages to look at when a request does not say."""
+
+CacheHit = Literal["exact", "semantic"]
+"""How an earlier answer was found: by the same words, or by words that mean about the same."""
 
 NOTHING_RELEVANT = "nothing_relevant"
 """The finish reason of an answer for which the LLM was not called."""
@@ -41,15 +44,19 @@ class AskRequest:
     rerank: bool | None = None
     ranking: RankingOptions | None = None
     self_query: bool | None = None
+    expand: ExpandMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """The passages the answer is made from; passage i is cited as [i + 1]. Always the first event. `mode` is how they
-    were really searched."""
+    were really searched; `cached` is how this answer was found, where an earlier one is given again. `degraded` is the
+    `Retrieved`'s."""
 
     passages: tuple[Passage, ...]
     mode: SearchMode
+    cached: CacheHit | None = None
+    degraded: bool = False
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -107,14 +114,24 @@ class Asker:
                 request.rerank,
                 request.ranking,
                 request.self_query,
+                expand=request.expand,
+                quota=terms.quota,
             )
         )
         if not retrieved.passages:
-            yield Sources((), retrieved.mode)
+            yield Sources((), retrieved.mode, degraded=retrieved.degraded)
             yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
-            total = time.monotonic() - terms.arrived
             timings = Timings(
-                retrieved.queue_seconds, retrieved.encode_seconds, retrieved.search_seconds, None, None, None, total
+                queue=retrieved.queue_seconds,
+                encode=retrieved.encode_seconds,
+                search=retrieved.search_seconds,
+                prompt=None,
+                time_to_first_token=None,
+                generate=None,
+                total=time.monotonic() - terms.arrived,
+                rerank=retrieved.rerank_seconds,
+                expand=retrieved.expand_seconds,
+                arrange=retrieved.arrange_seconds,
             )
             yield Done(NOTHING_RELEVANT, Usage(0, 0), timings)
             return
@@ -126,7 +143,7 @@ class Asker:
         opened = await self._generation.open(prompt, terms)
         stream = opened.value
         try:
-            yield Sources(passages, retrieved.mode)
+            yield Sources(passages, retrieved.mode, degraded=retrieved.degraded)
             while True:
                 delta = await stream.read()
                 if delta.text:
@@ -142,6 +159,8 @@ class Asker:
                         generate=now - handed_over - opened.queued_seconds,
                         total=now - terms.arrived,
                         rerank=retrieved.rerank_seconds,
+                        expand=retrieved.expand_seconds,
+                        arrange=retrieved.arrange_seconds,
                     )
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
 from app.ranking.options import RankingOptions
-from contracts.types import SearchMode
+from contracts.types import ExpandMode, SearchMode
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
 
@@ -64,8 +64,35 @@ class Settings(BaseSettings):
     self_query: bool = Field(
         False, description="Turn what an English question says about dates and topics into filters."
     )
+    expand: ExpandMode = Field(
+        "off",
+        description="What the LLM adds to a question for the search: multi_query (phrasings), hyde (a passage), off.",
+    )
+    expand_phrasings: int = Field(3, ge=1, le=8, description="Phrasings of a question beside its own (multi_query).")
+    expand_passages: int = Field(1, ge=1, le=8, description="Passages made up for a question (hyde); each is a prompt.")
+    expand_tokens: int = Field(96, ge=8, le=1024, description="Most tokens made in each of these prompts.")
+    expand_timeout_seconds: float = Field(
+        10.0, gt=0, description="Longest wait for them; then the question is searched as it is."
+    )
     answerability: str = Field(
         "", description="File by python -m training.answerability: questions that it doubts are refused. Empty: none."
+    )
+
+    cache_vectors: int = Field(0, ge=0, description="Vectors of questions that are kept (docs/caching.md); 0: none.")
+    cache_answers: int = Field(0, ge=0, description="Answers that are kept; 0: none.")
+    cache_similarity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Cosine with another question from which it gets that one's answer; 0: same words only.",
+    )
+    cache_bytes: int = Field(67_108_864, ge=1, description="Most bytes in each of the two.")
+    cache_seconds: float = Field(3600.0, gt=0, description="How long they keep anything.")
+    cache_version_seconds: float = Field(
+        1.0, ge=0, description="How soon a change of the documents ends what was kept; 0: asked with each question."
+    )
+    cache_settle_seconds: float = Field(
+        30.0, ge=0, description="No answer is kept so soon after one, since searches may lag behind it."
     )
 
     encode_batch_items: int = Field(64, ge=1, le=ENCODE_TEXTS_MAX, description="Most questions in one /encode.")
@@ -130,6 +157,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"PHAROS_REQUEST_TIMEOUT_SECONDS={self.request_timeout_seconds:g} is longer than "
                 f"PHAROS_REQUEST_TIMEOUT_MAX_SECONDS={self.request_timeout_max_seconds:g}"
+            )
+        if self.cache_similarity and not (self.cache_answers and self.cache_vectors):
+            raise ValueError(
+                f"PHAROS_CACHE_SIMILARITY={self.cache_similarity:g} needs PHAROS_CACHE_ANSWERS, and "
+                "PHAROS_CACHE_VECTORS so that no question is encoded twice"
             )
         if self.max_tokens > self.max_tokens_max:
             raise ValueError(

@@ -21,8 +21,8 @@ class TopicDirectory:
     most every `refresh_seconds`, so that made-up topics cannot load the store."""
 
     def __init__(self, store: VectorStore, ttl_seconds: float, refresh_seconds: float = 1.0) -> None:
-        self._names = _Cached(store.topic_names)
-        self._counts = _Cached(store.topics)
+        self._names = Cached(store.topic_names)
+        self._counts = Cached(store.topics)
         self._ttl = ttl_seconds
         self._refresh = refresh_seconds
 
@@ -45,19 +45,20 @@ class TopicDirectory:
             raise UnknownTopic(f"Unknown topic {', '.join(map(repr, unknown))}. Topics: {have}.")
 
 
-class _Cached(Generic[T]):
+class Cached(Generic[T]):
     """The last outcome of `read`. Those who wait for a new one share one call and its outcome: when the store hangs,
     nobody waits for the others' turns too."""
 
-    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]], clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
+        self._clock = clock
         self._read_at = -float("inf")
         self._reading: asyncio.Future[T] | None = None
         self.latest: T | None = None
 
     async def get(self, max_age_seconds: float) -> T:
         """The outcome of a call that is at most this old. Raises what `read` raises."""
-        if self.latest is not None and time.monotonic() - self._read_at <= max_age_seconds:
+        if self.latest is not None and self._clock() - self._read_at < max_age_seconds:
             return self.latest
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
@@ -68,4 +69,4 @@ class _Cached(Generic[T]):
         self._reading = None
         if not reading.cancelled() and reading.exception() is None:
             self.latest = reading.result()
-            self._read_at = time.monotonic()
+            self._read_at = self._clock()

@@ -1,19 +1,21 @@
 """The Milvus schema that `setup_milvus` writes and `app` reads.
 
 Two collections: `NAME` holds the passages, partitioned by topic; `NAME_catalog` holds a handful of facts about them
-(which topics exist, which encoder made the vectors), because Milvus has no "select distinct", and Milvus Lite keeps
-neither descriptions nor properties of a collection.
+(which topics exist, which encoder made the vectors, which version of the documents it is), because Milvus has no
+"select distinct", and Milvus Lite keeps neither descriptions nor properties of a collection.
 """
 
 from __future__ import annotations
 
 import re
+from uuid import uuid4
 
 import msgspec
 from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient, MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 from contracts.analysis import Language
+from contracts.types import CollectionVersion
 
 METRIC = "COSINE"
 BM25 = "BM25"
@@ -37,6 +39,8 @@ PASSAGE_FIELDS = [*FIELDS_OF_1, "start", "author", "metadata"]
 
 TOPIC_KEY_PREFIX = "topic:"
 MANIFEST_KEY = "manifest"
+VERSION_KEY = "version"
+"""Of a `CollectionVersion` in JSON, renewed by whoever writes passages, before it does and after."""
 SCHEMA = 2
 """In the manifest: one more whenever rows have other fields. 1 (not written down then) had neither start, day,
 author, metadata nor terms."""
@@ -145,6 +149,16 @@ class Manifest(msgspec.Struct, frozen=True):
         """Of the catalog's entry. Raises msgspec.DecodeError."""
         written = msgspec.json.decode(text, type=_Written)
         return cls(written.schema, written.analyzer.language if written.analyzer is not None else None)
+
+
+def version_row(*, changing: bool) -> dict[str, object]:
+    """A version that there has never been, as a row of the catalog."""
+    return catalog_row(VERSION_KEY, msgspec.json.encode(CollectionVersion(uuid4().hex, changing)).decode())
+
+
+def version_of(text: str) -> CollectionVersion:
+    """Of the catalog's entry. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=CollectionVersion)
 
 
 class Analyzer(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from contracts.types import (
     ChunkSpan,
+    CollectionVersion,
     Encoding,
     Filters,
     Found,
@@ -86,7 +87,8 @@ class VectorStore(Protocol):
         """For each of `queries` the `limit` best passages, best first, in one round trip. No topics means all of them.
 
         A store without terms searches by vectors, whatever the mode, and says so. Raises InvalidRequest for filters on
-        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`.
+        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`. A passage's `score`
+        and a hit's `coverage` are by `queries.asked` where it is there; order and a hit's `score` never are.
         """
         ...
 
@@ -94,6 +96,11 @@ class VectorStore(Protocol):
         """The chunks in `spans`, in one round trip, each once, by document and place. Their score is 0: nothing has
         been asked. Spans that are empty, or of documents that are not there, give nothing; there are CHUNKS_MAX
         chunks at most."""
+        ...
+
+    async def version(self) -> CollectionVersion | None:
+        """Which documents are stored now, as strongly consistent as the store can say. A search may still lag some
+        seconds behind it. None: nothing is stored, or by a Pharos that kept no version."""
         ...
 
     async def topic_names(self) -> list[str]:

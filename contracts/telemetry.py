@@ -32,9 +32,11 @@ class Stage(StrEnum):
     """Where the time of a question goes. QUEUE is all its waiting in the gateway's batchers; TOTAL is all of it."""
 
     QUEUE = "queue"
+    EXPAND = "expand"
     ENCODE = "encode"
     SEARCH = "search"
     RERANK = "rerank"
+    ARRANGE = "arrange"
     PROMPT = "prompt"
     GENERATE = "generate"
     TOTAL = "total"
@@ -119,7 +121,7 @@ INTER_TOKEN_SECONDS = Metric(
 )  # fmt: skip
 NO_FIRST_TOKEN = Metric(
     "pharos_no_first_token_total", "counter", _GATEWAY,
-    "Requests for an answer that ended before its first token: an outcome, or nothing_relevant.", ("reason",),
+    "Requests for an answer that ended before its first token: an outcome, nothing_relevant, or cached.", ("reason",),
 )  # fmt: skip
 PROMPT_TOKENS = Metric("pharos_prompt_tokens_total", "counter", _GATEWAY, "Tokens of the prompts that were answered.")
 GENERATION_TOKENS = Metric("pharos_generation_tokens_total", "counter", _GATEWAY, "Tokens received from the engine.")
@@ -135,6 +137,26 @@ RERANK_SKIPPED = Metric(
     "pharos_rerank_skipped_total", "counter", _GATEWAY,
     "Questions whose passages kept the order of the search because reranking failed, by problem code.", ("reason",),
 )  # fmt: skip
+EXPAND_SKIPPED = Metric(
+    "pharos_expand_skipped_total", "counter", _GATEWAY,
+    "Questions that were searched as they are although the LLM was to find more ways to say them: the problem code of "
+    "its failure, or nothing_usable.", ("reason",),
+)  # fmt: skip
+
+Cache = Literal["vectors", "answers"]
+CACHES: tuple[Cache, ...] = ("vectors", "answers")
+CACHE_LOOKUPS = Metric(
+    "pharos_cache_lookups_total", "counter", _GATEWAY,
+    "Look-ups in the caches of question vectors and answers: exact or semantic (found), miss, or skipped (the request "
+    "did not want it, or nothing may be kept for it).",
+    ("cache", "result"),
+)  # fmt: skip
+CACHE_EVICTIONS = Metric(
+    "pharos_cache_evictions_total", "counter", _GATEWAY,
+    "Entries that left a cache: full, expired, or outdated (the documents changed).", ("cache", "reason"),
+)  # fmt: skip
+CACHE_ENTRIES = Metric("pharos_cache_entries", "gauge", _GATEWAY, "Entries in a cache.", ("cache",))
+CACHE_BYTES = Metric("pharos_cache_bytes", "gauge", _GATEWAY, "About what they take up.", ("cache",))
 
 BATCH_ITEMS = Metric(
     "pharos_batch_items", "histogram", _BOTH, "Items in a batch sent to a backend.", ("kind",), ITEMS_BUCKETS
@@ -240,8 +262,8 @@ LOG_FIELDS = ("time", "level", "logger", "message", "event", "request_id", "trac
 """Of every line, where they apply."""
 REQUEST_FIELDS = (
     "route", "method", "status", "outcome", "code", "stream", "topic", "api_key",
-    "queue_seconds", "encode_seconds", "search_seconds", "rerank_seconds", "prompt_seconds", "generate_seconds",
-    "total_seconds", "first_token_seconds", "prompt_tokens", "completion_tokens", "finish_reason", "passages",
-    "best_score", "question", "answer",
+    "queue_seconds", "expand_seconds", "encode_seconds", "search_seconds", "rerank_seconds", "arrange_seconds",
+    "prompt_seconds", "generate_seconds", "total_seconds", "first_token_seconds", "prompt_tokens",
+    "completion_tokens", "finish_reason", "passages", "best_score", "cached", "question", "expansion", "answer",
 )  # fmt: skip
-"""Of a request's line, where they apply; the last two only with PHAROS_LOG_TEXTS."""
+"""Of a request's line, where they apply; the last three only with PHAROS_LOG_TEXTS."""

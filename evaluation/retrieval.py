@@ -4,7 +4,8 @@
     python -m evaluation.retrieval --data FOLDER --set NAME --set NAME --mode dense --mode hybrid
 
 Loads each set's documents as `setup_milvus` does and asks the gateway's POST /search, of services of its own (real
-encoder, simulated generator) or of running ones. docs/evaluation.md says what the figures mean.
+encoder; the real LLM only where it is to expand questions) or of running ones. docs/evaluation.md says what the figures
+mean.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from contracts.types import SearchMode
 from evaluation import commands, options, runs
-from evaluation.finding import HttpFinder
+from evaluation.finding import EXPANSIONS, HttpFinder
 from evaluation.gateway import of_each
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
@@ -30,10 +31,12 @@ DOCUMENTS = 100
 
 GATEWAY_SETTINGS: dict[str, object] = {
     "milvus_timeout_seconds": 60,
-    "model_call_timeout_seconds": 60,
+    "model_call_timeout_seconds": 120,
+    "queue_seconds": 600,
     "log_level": "warning",
 }
-"""Of the gateway that we start: Milvus Lite scans, and a question that is late is still to be counted."""
+"""Of the gateway that we start: Milvus Lite scans, an LLM may take the CPU, and a question that is late is still to be
+counted."""
 
 
 async def evaluate(
@@ -62,12 +65,16 @@ async def evaluate(
         "documents": len(keys),
         "modes_done": sorted({one.mode for one in found.values()}),
     }
+    expanded = [one.expand_seconds for one in found.values() if one.expand_seconds is not None]
+    if expanded:
+        facts["expand_seconds_median"] = round(float(np.median(expanded)), 4)
     setup = {**setup, "questions": len(found)}
     shown = {
         question.id: {
             "question": question.text,
             "documents": rankings[question.id][:10],
             "similarity": found[question.id].similarity,
+            **({"expansion": texts} if (texts := found[question.id].expansion) is not None else {}),
         }
         for question in questions
     }
@@ -97,21 +104,35 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     rerank = parser.add_mutually_exclusive_group()
     rerank.add_argument("--rerank", dest="rerank", action="store_true", default=None, help="with the reranker")
     rerank.add_argument("--no-rerank", dest="rerank", action="store_false", help="without; default: as configured")
+    parser.add_argument(
+        "--expand",
+        dest="expansions",
+        action="append",
+        choices=EXPANSIONS,
+        help="again for more; default: as configured",
+    )
     parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
     return options.checked(parser, parser.parse_args(arguments))
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode. Raises SetError, StackError, FindingFailed."""
+    """Every set in every mode and expansion. Raises SetError, StackError, FindingFailed."""
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
-        setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-        async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
-            result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
-        return commands.finished(result, chosen.runs, said)
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[runs.Run]:
+        done = []
+        for expand in chosen.expansions or [None]:
+            setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
+            if expand is not None:  # runs that do not say are comparable with those from before there was a choice
+                setup["expand"] = expand
+            async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
+                result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
+            done.append(commands.finished(result, chosen.runs, said))
+        return done
 
-    sets = options.sets_of(chosen)
-    return commands.over(chosen, sets, measure, engine="simulated", settings=GATEWAY_SETTINGS)
+    # A simulated generator says nothing that could be searched for.
+    engine = "vllm" if any(expand != "off" for expand in chosen.expansions or ()) else "simulated"
+    each = commands.over(chosen, options.sets_of(chosen), measure, engine=engine, settings=GATEWAY_SETTINGS)
+    return [run for done in each for run in done]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,8 @@ NEEDS: tuple[tuple[str, str], ...] = (
     (r"\blocust_", "locust"),
     (r"\bpharos_ingest_", "ingestion"),
     (r"rerank", "reranker"),
+    (r"\bpharos_cache_lookups_total\{.* > 0\)", "caches"),
+    (r"expand", "expansion"),
     (r"\bpharos:", "rules"),
     (r"^sum by .*\(rate\(pharos_(refused|queue_dropped)_total", "refusals"),
     (r"^sum by \(reason\) \(rate\(pharos_queue_dropped_total", "drops"),
@@ -33,9 +35,10 @@ NEEDS: tuple[tuple[str, str], ...] = (
 """What a query finds nothing without, by a pattern in it: a part that is not everywhere, or something that went wrong.
 
 vllm: the engine `vllm`, not `simulated`. milvus: Milvus Standalone, not Lite. node, dcgm: their exporters. gpu: an
-NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. reranker: a model service with one. rules:
-recording rules. refusals, failures: requests that were refused, or had no first token. drops: log records that Loki
-never got. alerts: one that fires. restarts: a service that started within the time shown. Log queries need loki.
+NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. reranker: a model service with one. caches: a
+gateway with one that is on. expansion: questions that the LLM says in more ways. rules: recording rules. refusals,
+failures: requests that were refused, or had no first token. drops: log records that Loki never got. alerts: one that
+fires. restarts: a service that started within the time shown. Log queries need loki.
 """
 
 

@@ -13,7 +13,7 @@ from contracts import analysis
 from contracts import collection as schema
 from contracts.analysis import Language
 from contracts.filters import day_number, topic_filter
-from contracts.types import Vectors
+from contracts.types import CollectionVersion, Vectors
 from setup_milvus.chunking import Chunk
 from setup_milvus.cleaning import cut_bytes
 
@@ -50,6 +50,8 @@ class PassageWriter:
         if self._language is not None:
             manifest["analyzer"] = {"language": self._language, "revision": analysis.REVISION}
         if recreate:
+            if self._client.has_collection(self._catalog):
+                self._note_change()  # what goes is no longer answered from while the catalog is still there
             for name in (self._collection, self._catalog):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
@@ -110,7 +112,14 @@ class PassageWriter:
             }
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
+        # Noted before, so that no answer counts as made from all of it while this is under way, and after, so that one
+        # that was made meanwhile counts as old, whatever another job has said in between.
+        self._note_change()
         self._replace(rows)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._client.upsert(self._catalog, [schema.version_row(changing=True)], retry_times=schema.RETRIES)
 
     def _terms(self, chunk: Chunk) -> dict[str, str]:
         if self._language is None:
@@ -127,9 +136,18 @@ class PassageWriter:
             self._client.upsert(self._collection, rows, retry_times=schema.RETRIES)
 
     def finish(self) -> None:
-        """Make what was written durable."""
+        """Make what was written durable, and end the change: the collection has a version again that answers can be
+        kept for. Also where another job was killed that had begun one; if it still runs, its next batch begins it
+        anew. Where nothing was written the version stays what it was."""
         self._client.flush(self._collection, retry_times=schema.RETRIES)
+        version = self._version()
+        if version is None or version.changing:
+            self._client.upsert(self._catalog, [schema.version_row(changing=False)], retry_times=schema.RETRIES)
         self._client.flush(self._catalog, retry_times=schema.RETRIES)
+
+    def _version(self) -> CollectionVersion | None:
+        rows = self._query(self._catalog, f'key == "{schema.VERSION_KEY}"', ["value"])
+        return schema.version_of(rows[0]["value"]) if rows else None
 
     def count(self, topic: str | None = None) -> int:
         """Passages stored, of one topic or of all, including the newest."""

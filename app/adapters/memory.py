@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -14,7 +15,18 @@ from contracts.analysis import Language, coverage, terms
 from contracts.collection import BM25_PARAMS
 from contracts.filters import day_number
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, Filters, Found, Hit, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    CollectionVersion,
+    Filters,
+    Found,
+    Hit,
+    Passage,
+    Queries,
+    SearchMode,
+    TopicCount,
+    Vectors,
+)
 
 RRF_K = 60
 
@@ -27,11 +39,13 @@ class MemoryStore:
         self._language = language
         self._passages: list[Passage] = []
         self._vectors: list[Vectors] = []
+        self._version: CollectionVersion | None = None
 
     def add(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Row i of `vectors` belongs to passage i."""
         self._passages.extend(passages)
         self._vectors.extend(vectors)
+        self._version = CollectionVersion(uuid4().hex)
 
     async def search(
         self,
@@ -49,7 +63,9 @@ class MemoryStore:
         inside = [i for i, p in enumerate(self._passages) if (not topics or p.topic in topics) and _passes(p, filters)]
         if not inside:
             return Found(mode, [[] for _ in queries.texts])
-        similarities = queries.vectors @ np.stack([self._vectors[i] for i in inside]).T
+        rows = np.stack([self._vectors[i] for i in inside])
+        asked = queries.asked or queries
+        searched, similarities = queries.vectors @ rows.T, asked.vectors @ rows.T
         passages = [self._passages[i] for i in inside]
         vectors = {self._passages[i].id: self._vectors[i] for i in inside} if with_vectors else {}
 
@@ -57,15 +73,16 @@ class MemoryStore:
             return [msgspec.structs.replace(hit, vector=vectors.get(hit.passage.id)) for hit in hits[:limit]]
 
         if mode == "dense" or language is None:
-            return Found("dense", [finished(_ranked(passages, row, row)) for row in similarities])
+            pairs = zip(searched, similarities, strict=True)
+            return Found("dense", [finished(_ranked(passages, scores, row)) for scores, row in pairs])
         words = [terms(f"{p.title}\n{p.text}", language) for p in passages]
         found = []
-        for text, row in zip(queries.texts, similarities, strict=True):
-            asked = terms(text, language)
-            scores = bm25(asked, words)
+        for text, near, question, row in zip(queries.texts, searched, asked.texts, similarities, strict=True):
+            scores = bm25(terms(text, language), words)
             if mode == "hybrid":
-                scores = _fused(row, scores)
-            hits = _ranked(passages, scores, row, [coverage(asked, set(has)) for has in words])
+                scores = _fused(near, scores)
+            wanted = terms(question, language)
+            hits = _ranked(passages, scores, row, [coverage(wanted, set(has)) for has in words])
             found.append(finished([hit for hit in hits if hit.score > 0]))
         return Found(mode, found)
 
@@ -77,6 +94,9 @@ class MemoryStore:
             if (passage.topic, passage.document_id, passage.chunk) in wanted
         ]
         return sorted(found, key=lambda passage: (passage.document_id, passage.chunk or 0))[:CHUNKS_MAX]
+
+    async def version(self) -> CollectionVersion | None:
+        return self._version
 
     async def topic_names(self) -> list[str]:
         return sorted({passage.topic for passage in self._passages})

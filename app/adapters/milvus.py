@@ -18,7 +18,17 @@ from contracts.analysis import terms
 from contracts.collection import Manifest
 from contracts.filters import expression, span_filter, topic_filter
 from contracts.ports import CHUNKS_MAX, NO_FILTERS
-from contracts.types import ChunkSpan, Filters, Found, Passage, Queries, SearchMode, TopicCount, Vectors
+from contracts.types import (
+    ChunkSpan,
+    CollectionVersion,
+    Filters,
+    Found,
+    Passage,
+    Queries,
+    SearchMode,
+    TopicCount,
+    Vectors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +91,17 @@ class MilvusStore:
             mode = "dense"
             self._say_that_there_are_no_terms()
         fields = schema.fields_of(manifest.schema)
+        asked = queries.asked or queries
         if mode == "dense" or manifest.language is None:
-            fields = [*fields, "vector"] if with_vectors else fields
+            fields = [*fields, "vector"] if with_vectors or queries.asked is not None else fields
             rows = await self._dense(queries.vectors, where, limit, fields)
-            return Found("dense", [[dense_hit(row) for row in hits] for hits in rows])
-        asked = [terms(text, manifest.language) for text in queries.texts]
-        texts = [" ".join(words) for words in asked]
+            by = [None] * len(rows) if queries.asked is None else list(queries.asked.vectors)
+            dense = [
+                [dense_hit(row, vector, with_vector=with_vectors) for row in found]
+                for found, vector in zip(rows, by, strict=True)
+            ]
+            return Found("dense", dense)
+        texts = [" ".join(terms(text, manifest.language)) for text in queries.texts]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
         fields = [*fields, "terms", "vector"]
         if mode == "sparse":
@@ -95,7 +110,9 @@ class MilvusStore:
             rows = await self._hybrid(texts, queries.vectors, where, limit, fields)
         hits = [
             [hit_of(row, words, vector, with_vector=with_vectors) for row in found]
-            for found, words, vector in zip(rows, asked, queries.vectors, strict=True)
+            for found, words, vector in zip(
+                rows, [terms(text, manifest.language) for text in asked.texts], asked.vectors, strict=True
+            )
         ]
         return Found(mode, hits)
 
@@ -179,6 +196,10 @@ class MilvusStore:
         rows = await self._query(self._collection, wanted, ["id", *fields], "Bounded", limit=CHUNKS_MAX)
         passages = [passage_of(row["id"], row, 0.0) for row in rows]
         return sorted(passages, key=lambda passage: (passage.document_id, passage.chunk or 0))
+
+    async def version(self) -> CollectionVersion | None:
+        rows = await self._query(self._catalog, f'key == "{schema.VERSION_KEY}"', ["value"])
+        return schema.version_of(rows[0]["value"]) if rows else None
 
     async def topic_names(self) -> list[str]:
         rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)

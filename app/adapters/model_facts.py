@@ -10,6 +10,7 @@ from app.errors import ModelServiceFailed
 from app.grounding import GeneratorFacts
 from app.replicas import ModelClient, Replicas
 from app.replicated import on_any
+from contracts.types import ModelCard
 
 
 class ModelFacts:
@@ -33,9 +34,13 @@ class ModelFacts:
                 self._epoch = epoch
             return self._facts
 
+    async def card(self) -> ModelCard:
+        """What is served. Raises as `get`."""
+        return (await self.get()).card
+
     async def reranker(self) -> str:
         """The name of the served reranker, "" for none. Raises as `get`."""
-        return (await self.get()).card.reranker
+        return (await self.card()).reranker
 
     async def _fetch(self, known: GeneratorFacts | None) -> GeneratorFacts:
         return await on_any(self._replicas, lambda replica: self._facts_of(replica.client, known))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.asking import Done, Sources, Text
+from app.asking import CacheHit, Done, Sources, Text
 from app.chatting import ChatEvent
 from contracts.types import Passage, SearchMode
 
@@ -22,6 +22,7 @@ class Gathered:
     sources: tuple[Passage, ...] | None
     done: Done
     mode: SearchMode | None
+    cached: CacheHit | None = None
 
 
 async def gathered(events: AsyncGenerator[ChatEvent, None]) -> Gathered:
@@ -30,17 +31,18 @@ async def gathered(events: AsyncGenerator[ChatEvent, None]) -> Gathered:
     mode: SearchMode | None = None
     pieces: list[str] = []
     done: Done | None = None
+    cached: CacheHit | None = None
     async with aclosing(events):
         async for event in events:
             match event:
                 case Text():
                     pieces.append(event.text)
                 case Sources():
-                    sources, mode = shown(event.passages), event.mode
+                    sources, mode, cached = shown(event.passages), event.mode, event.cached
                 case Done():
                     done = event
     assert done is not None, "the stream of events ended without Done"
-    return Gathered("".join(pieces), sources, done, mode)
+    return Gathered("".join(pieces), sources, done, mode, cached)
 
 
 def shown(passages: Sequence[Passage]) -> tuple[Passage, ...]:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
+from app.asking import TOP_K, AskEvent, AskRequest, AskUseCase, CacheHit, Done, Sources, Text
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
 from app.errors import InvalidRequest, PharosError
 from app.routes import sse
@@ -32,7 +32,8 @@ class AskBody(QuestionBody):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The JSON answer of POST /ask. Source i is cited as [i + 1]; `mode` is how they were really searched."""
+    """The JSON answer of POST /ask. Source i is cited as [i + 1]; `mode` is how they were really searched; `cached` is
+    how it was found where an earlier answer is given again, which took no tokens."""
 
     answer: str
     sources: tuple[Passage, ...]
@@ -41,6 +42,7 @@ class Answer(msgspec.Struct, frozen=True):
     timings: Timings
     request_id: str
     mode: SearchMode | None
+    cached: CacheHit | None
 
 
 ANSWER_EXAMPLE = {
@@ -67,9 +69,12 @@ ANSWER_EXAMPLE = {
         "generate": 0.9,
         "total": 0.93,
         "rerank": None,
+        "expand": None,
+        "arrange": 0.0001,
     },
     "request_id": "0c9f…",
     "mode": "hybrid",
+    "cached": None,
 }
 
 
@@ -131,6 +136,7 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
         rerank=body.rerank,
         ranking=body.ranking,
         self_query=body.self_query,
+        expand=body.expand,
     )
 
 
@@ -145,11 +151,13 @@ async def _whole(request_id: str, events: AsyncGenerator[AskEvent, None]) -> Ans
         timings=done.timings,
         request_id=request_id,
         mode=whole.mode,
+        cached=whole.cached,
     )
 
 
-def _meta(request_id: str, first: AskEvent) -> dict[str, str]:
-    return {"request_id": request_id, **({"mode": first.mode} if isinstance(first, Sources) else {})}
+def _meta(request_id: str, first: AskEvent) -> dict[str, str | None]:
+    found = {"mode": first.mode, "cached": first.cached} if isinstance(first, Sources) else {}
+    return {"request_id": request_id, **found}
 
 
 def _sse_of_error(error: PharosError, request_id: str) -> bytes:

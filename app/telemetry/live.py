@@ -40,20 +40,21 @@ class LiveGauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read by the registry at each scrape, in another thread than the event loop's: hence the copies."""
-        yield _gauge(telemetry.REQUESTS_IN_FLIGHT, [((), self._requests_inside())])
-        yield _gauge(telemetry.REQUESTS_MAX, [((), self._requests_max)])
-        yield _gauge(telemetry.QUEUE_ITEMS, [((kind,), queue.queued) for kind, queue in self._queues.items()])
-        yield _gauge(telemetry.QUEUE_ITEMS_MAX, [((kind,), queue.queue_items) for kind, queue in self._queues.items()])
+        yield gauge(telemetry.REQUESTS_IN_FLIGHT, [((), self._requests_inside())])
+        yield gauge(telemetry.REQUESTS_MAX, [((), self._requests_max)])
+        yield gauge(telemetry.QUEUE_ITEMS, [((kind,), queue.queued) for kind, queue in self._queues.items()])
+        yield gauge(telemetry.QUEUE_ITEMS_MAX, [((kind,), queue.queue_items) for kind, queue in self._queues.items()])
         replicas = [(replica.address.url, replica) for replica in list(self._replicas.all)]
-        yield _gauge(
+        yield gauge(
             telemetry.REPLICA_STATE,
             [((url, state.value), replica.state is state) for url, replica in replicas for state in State],
         )
-        yield _gauge(telemetry.REPLICA_TOKENS, [((url,), replica.tokens) for url, replica in replicas])
-        yield _gauge(telemetry.REPLICA_PROMPTS, [((url,), replica.prompts) for url, replica in replicas])
+        yield gauge(telemetry.REPLICA_TOKENS, [((url,), replica.tokens) for url, replica in replicas])
+        yield gauge(telemetry.REPLICA_PROMPTS, [((url,), replica.prompts) for url, replica in replicas])
 
 
-def _gauge(metric: telemetry.Metric, samples: Iterable[tuple[tuple[str, ...], float]]) -> GaugeMetricFamily:
+def gauge(metric: telemetry.Metric, samples: Iterable[tuple[tuple[str, ...], float]]) -> GaugeMetricFamily:
+    """A gauge with these samples, as of now."""
     family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, value in samples:
         family.add_metric(labels, float(value))

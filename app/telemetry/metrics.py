@@ -19,6 +19,7 @@ from app.errors import (
     Unauthorized,
     UnknownTopic,
 )
+from app.expanding import BEARABLE, NOTHING_USABLE
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
@@ -29,6 +30,9 @@ ASKING = frozenset({"/ask", "/v1/chat/completions"})
 """Where an LLM's answer is asked for."""
 TOPICS_MAX = 32
 """Topics with series of their own: those asked about first."""
+
+CACHED = "cached"
+"""Why an answer had no first token: it was there."""
 
 
 class Metrics:
@@ -46,6 +50,7 @@ class Metrics:
         self._best_score = telemetry.BEST_SCORE.histogram(registry)
         self._not_in_documents = telemetry.NOT_IN_DOCUMENTS.counter(registry)
         self._rerank_skipped = telemetry.RERANK_SKIPPED.counter(registry)
+        self._expand_skipped = telemetry.EXPAND_SKIPPED.counter(registry)
         self.batches = BatchMetrics(registry)
         self.token_flow = TokenFlow()
         registry.register(self.token_flow)
@@ -58,15 +63,22 @@ class Metrics:
             for route in ASKING:
                 self._requests.labels(route, outcome.value)
             self._no_first_token.labels(outcome.value)
-        self._no_first_token.labels(NOTHING_RELEVANT)
+        for reason in (NOTHING_RELEVANT, CACHED):
+            self._no_first_token.labels(reason)
         for error in (Overloaded, Draining, QuotaExceeded, Unauthorized, InvalidRequest, UnknownTopic):
             self._refused.labels(error.code)
         for skipped in (Overloaded, ModelServiceDown, ModelServiceFailed, NoReranker):
             self._rerank_skipped.labels(skipped.code)
+        for reason in (*(failure.code for failure in BEARABLE), NOTHING_USABLE):
+            self._expand_skipped.labels(reason)
 
     def rerank_skipped(self, reason: str) -> None:
         """Count a question that kept the order of the search."""
         self._rerank_skipped.labels(reason).inc()
+
+    def expand_skipped(self, reason: str) -> None:
+        """Count a question that was searched as it is."""
+        self._expand_skipped.labels(reason).inc()
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -90,13 +102,12 @@ class Metrics:
         if record.first_token is not None:
             self._first_token.observe(record.first_token - record.arrived, exemplar)
         else:
-            nothing = record.finish_reason == NOTHING_RELEVANT
-            self._no_first_token.labels(NOTHING_RELEVANT if nothing else outcome.value).inc()
+            self._no_first_token.labels(_without_first_token(record, outcome)).inc()
         if record.usage is not None:
             self._prompt_tokens.inc(record.usage.prompt_tokens)
         if record.best_score is not None:
             self._best_score.observe(record.best_score)
-        if record.passages == 0:
+        if record.passages == 0 and record.cached is None:
             self._not_in_documents.inc()
 
     def _of_topic(self, record: RequestRecord) -> dict[Stage, Histogram] | None:
@@ -110,6 +121,12 @@ class Metrics:
         if found is None:
             found = self._topics[topic] = {stage: self._topic_stage.labels(topic, stage.value) for stage in Stage}
         return found
+
+
+def _without_first_token(record: RequestRecord, outcome: Outcome) -> str:
+    if record.cached is not None:
+        return CACHED
+    return NOTHING_RELEVANT if record.finish_reason == NOTHING_RELEVANT else outcome.value
 
 
 class KindWatch(CountedBatches):

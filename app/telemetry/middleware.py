@@ -127,6 +127,7 @@ def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
         semconv.PHAROS_TOPIC: None if record.topics is None else record.topic,
         semconv.PHAROS_PASSAGES: record.passages,
         semconv.PHAROS_BEST_SCORE: record.best_score,
+        semconv.PHAROS_CACHED: record.cached,
         semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: None
         if record.first_token is None
         else record.first_token - record.arrived,

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from app.asking import CacheHit
 from app.disconnect import CLIENT_CLOSED_REQUEST
 from app.errors import Draining, Overloaded
 from contracts.telemetry import ALL_TOPICS, Outcome, Stage
@@ -34,7 +35,8 @@ class RequestRecord:
     """`asks` is whether an answer from an LLM was wanted. `left`: the client went away before it was complete; `cut`:
     the server stopped before it was. `topics` is None until they are searched, so that they are some that exist;
     `first_token` is when it came, a `time.monotonic()` instant; `tokens` counts those that came, and `usage` is what
-    the engine says at the end."""
+    the engine says at the end. `cached` is how an earlier answer was found that was given again: no engine read or made
+    anything for it, and no passage was looked for."""
 
     request_id: str
     method: str
@@ -56,7 +58,9 @@ class RequestRecord:
     tokens: int = 0
     usage: Usage | None = None
     finish_reason: str | None = None
+    cached: CacheHit | None = None
     question: str | None = None
+    expansion: tuple[str, ...] | None = None
     answer: str | None = None
 
     def note(self, stage: Stage, began: float, ended: float | None = None) -> None:
@@ -117,7 +121,9 @@ class RequestRecord:
             "finish_reason": self.finish_reason,
             "passages": self.passages,
             "best_score": None if self.best_score is None else round(self.best_score, 4),
+            "cached": self.cached,
             "question": self.question,
+            "expansion": self.expansion,
             "answer": self.answer,
         }
         return {name: value for name, value in known.items() if value is not None}

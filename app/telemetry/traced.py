@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind
 from contracts.ports import NO_FILTERS, Encoder, Reranker, VectorStore
 from contracts.types import (
     ChunkSpan,
+    CollectionVersion,
     Encoding,
     Filters,
     Found,
@@ -93,6 +94,11 @@ class TracedStore:
         """As the port says."""
         with self._begin("neighbours"):
             return await self._store.neighbours(spans)
+
+    async def version(self) -> CollectionVersion | None:
+        """As the port says."""
+        with self._begin("version"):
+            return await self._store.version()
 
     async def topic_names(self) -> list[str]:
         """As the port says."""

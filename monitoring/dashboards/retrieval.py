@@ -8,6 +8,7 @@ from contracts import telemetry as t
 from monitoring import thresholds as at
 from monitoring.dashboards import foreign as f
 from monitoring.dashboards.boards import HERE, board, gateway, topic
+from monitoring.dashboards.caches import caches
 from monitoring.dashboards.limits import SOME, STAGE
 from monitoring.dashboards.panels import (
     BYTES,
@@ -42,6 +43,7 @@ def retrieval() -> dashboard.Dashboard:
         [
             ("How fast are passages found?", _speed()),
             ("How well do they fit?", _fit()),
+            ("What is answered from the caches?", caches()),
             ("Loading documents", _ingestion()),
             ("Milvus", _milvus()),
         ],
@@ -84,6 +86,22 @@ def _speed() -> list[Panel]:
             "They keep the order of the search, by why. Lasting ones mean that the reranker is away or too slow.",
             PER_SECOND,
             [ask(rate(t.RERANK_SKIPPED, "reason", **HERE), "{{reason}}")],
+            limit=SOME,
+            span=12,
+        ),
+        lines(
+            "Time to say a question in more ways",
+            "The LLM's phrasings or passages for a question; nothing where that is not wanted.",
+            SECONDS,
+            percentiles(t.STAGE_SECONDS, where={"stage": t.Stage.EXPAND, **HERE}, exemplars=True),
+            limit=STAGE,
+            span=12,
+        ),
+        lines(
+            "Questions searched as they are since that failed",
+            "By why. Lasting ones mean that the LLM is too slow for it, or too small (nothing_usable).",
+            PER_SECOND,
+            [ask(rate(t.EXPAND_SKIPPED, "reason", **HERE), "{{reason}}")],
             limit=SOME,
             span=12,
         ),

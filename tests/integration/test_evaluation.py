@@ -43,6 +43,20 @@ def test_retrieval_is_measured_and_compared(
     assert ["Earlier runs" in page for page in pages] == [False, True, True]
 
 
+def test_expansions_are_measured_in_one_go(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--expand={expand}" for expand in ("off", "multi_query", "hyde")]
+    assert retrieval.main([*arguments, *options, "--limit-queries", "5"]) == 0, capsys.readouterr().err
+    done = [load(folder) for folder in sorted((tmp_path / "runs").iterdir())]
+    assert [run.setup["expand"] for run in done] == ["off", "multi_query", "hyde"]
+    assert ["expand_seconds_median" in run.facts for run in done] == [False, True, True]
+    assert all(("expansion" in row) == (run is not done[0]) for run in done for row in run.found.values())
+    said = capsys.readouterr().out
+    assert "tiny hybrid + hyde" in said
+    assert "against tiny hybrid + multi_query of" in said
+
+
 def test_answers_are_measured(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "--engine",

@@ -17,7 +17,7 @@ from app.quota import ApiKey, Keyring
 from app.replicas import Health, Replicas
 from app.serving import Gate
 from app.settings import Settings
-from app.terms import Terms
+from app.terms import CacheUse, Terms
 from contracts.problems import Responder
 from tests.support.asgi import Answer, ask
 
@@ -293,3 +293,22 @@ async def test_models_and_topics_need_a_key_and_are_no_work() -> None:
 def test_terms_without_a_deadline_leave_as_long_as_it_takes() -> None:
     assert Terms().seconds_left is None
     assert Terms(deadline=math.inf).seconds_left == math.inf
+
+
+@pytest.mark.parametrize(
+    ("header", "use"),
+    [
+        (None, CacheUse(reads=True, stores=True)),
+        ("no-cache", CacheUse(reads=False, stores=True)),
+        ("no-store", CacheUse(reads=False, stores=False)),
+        ("max-age=0 ,  No-Cache", CacheUse(reads=False, stores=True)),
+        ("no-cache, no-store", CacheUse(reads=False, stores=False)),
+        ("max-age=60, no-transform, ,", CacheUse(reads=True, stores=True)),
+    ],
+)
+async def test_cache_control_says_what_caches_may_do(header: str | None, use: CacheUse) -> None:
+    admitted = Admitted()
+    await admitted.ask(**({} if header is None else {"cache_control": header}))
+    (terms,) = admitted.app.reached
+    assert terms is not None
+    assert terms.cache == use

@@ -79,7 +79,9 @@ def test_a_log_line_has_only_fields_that_are_known() -> None:
         tokens=4,
         usage=Usage(10, 4),
         finish_reason="stop",
+        cached="exact",
         question="?",
+        expansion=("Other words?",),
         answer="!",
     )
     for stage in Stage:

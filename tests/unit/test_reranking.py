@@ -107,12 +107,12 @@ async def test_the_score_of_a_hit_is_the_rerankers_and_the_passages_stays() -> N
         ("off", "overlap", None, False),
         ("off", "overlap", False, False),
         ("off", "overlap", True, "switched off"),
-        ("auto", ModelServiceDown("gone"), None, False),
+        ("auto", ModelServiceDown("gone"), None, None),
     ],
 )
-async def test_when(policy: str, served: str | PharosError, asked: bool | None, wanted: bool | str) -> None:
+async def test_when(policy: str, served: str | PharosError, asked: bool | None, wanted: bool | str | None) -> None:
     reranking = Setting(served, policy=policy).reranking
-    if isinstance(wanted, bool):
+    if not isinstance(wanted, str):
         assert await reranking.wanted(asked) is wanted
     else:
         with pytest.raises(InvalidRequest, match=wanted):
@@ -222,6 +222,19 @@ async def test_what_is_not_relevant_is_not_reranked() -> None:
         nothing = await retrieving.retrieve(Question("nobody knows", (), 5))
     assert nothing.passages == ()
     assert len(setting.reranker.calls) == 1
+
+
+async def test_what_was_not_reranked_since_that_failed_says_so() -> None:
+    setting = Setting(candidates=4)
+    async with retriever(setting) as retrieving:
+        for rerank in (None, False):
+            assert not (await retrieving.retrieve(Question(ASKED, (), 1, rerank=rerank))).degraded
+        setting.reranker.fails = Overloaded("full")
+        assert (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
+        setting.served = ModelServiceDown("gone")
+        assert (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
+        setting.served = ""
+        assert not (await retrieving.retrieve(Question(ASKED, (), 1))).degraded
 
 
 async def test_a_search_shows_what_went_in_and_what_came_out() -> None:

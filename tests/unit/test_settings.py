@@ -139,6 +139,8 @@ def test_values_out_of_range_are_refused(
             {"request_timeout_seconds": 10, "request_timeout_max_seconds": 5},
             "PHAROS_REQUEST_TIMEOUT_SECONDS=10 is longer than PHAROS_REQUEST_TIMEOUT_MAX_SECONDS=5",
         ),
+        ({"cache_similarity": 0.95, "cache_answers": 9}, "PHAROS_CACHE_SIMILARITY=0.95 needs .* PHAROS_CACHE_VECTORS"),
+        ({"cache_similarity": 0.95, "cache_vectors": 9}, "PHAROS_CACHE_SIMILARITY=0.95 needs PHAROS_CACHE_ANSWERS"),
         ({"max_tokens": 10, "max_tokens_max": 5}, "PHAROS_MAX_TOKENS=10 is more than PHAROS_MAX_TOKENS_MAX=5"),
     ],
 )

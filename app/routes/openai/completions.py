@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.asking import Done, Sources, Text
+from app.asking import CacheHit, Done, Sources, Text
 from app.chatting import ChatEvent
 from app.errors import ModelServiceFailed, PharosError
 from app.routes.answers import gathered, shown
@@ -46,7 +46,8 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """OpenAI's answer. `sources` (from the documents; source i is cited as [i + 1]) and `timings` are extensions."""
+    """OpenAI's answer. `sources` (from the documents; source i is cited as [i + 1]), `timings` and `cached` (of an
+    earlier answer that is given again: exact or semantic) are extensions."""
 
     id: str
     created: int
@@ -55,6 +56,7 @@ class Completion(msgspec.Struct, frozen=True):
     usage: ChatUsage
     timings: Timings
     sources: tuple[Passage, ...] | UnsetType = UNSET
+    cached: CacheHit | UnsetType = UNSET
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -75,7 +77,8 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """One event of a streamed answer. `sources` come with the first one, `timings` with the finish reason."""
+    """One event of a streamed answer. `sources` and `cached` come with the first one, `timings` with the finish
+    reason."""
 
     id: str
     created: int
@@ -84,6 +87,7 @@ class Chunk(msgspec.Struct, frozen=True):
     usage: ChatUsage | UnsetType | None = UNSET
     sources: tuple[Passage, ...] | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    cached: CacheHit | UnsetType = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 
@@ -97,7 +101,8 @@ async def whole(model: str, events: AsyncGenerator[ChatEvent, None]) -> Completi
     done = answer.done
     choice = Choice(AssistantMessage(answer.text), _finish_reason(done))
     sources = UNSET if answer.sources is None else answer.sources
-    return Completion(_new_id(), int(time.time()), model, (choice,), _usage(done.usage), done.timings, sources)
+    cached = answer.cached or UNSET
+    return Completion(_new_id(), int(time.time()), model, (choice,), _usage(done.usage), done.timings, sources, cached)
 
 
 class ChunkWriter:
@@ -118,8 +123,10 @@ class ChunkWriter:
             return self._before + _json.encode(event.text) + self._after
         if isinstance(event, Done):
             return self._end(event)
-        sources = shown(event.passages) if isinstance(event, Sources) else UNSET
-        return self._event(ChunkChoice(ChunkDelta("assistant", "")), sources=sources)
+        first = ChunkChoice(ChunkDelta("assistant", ""))
+        if isinstance(event, Sources):
+            return self._event(first, sources=shown(event.passages), cached=event.cached or UNSET)
+        return self._event(first)
 
     def write_error(self, error: PharosError) -> bytes:
         """The event that ends a stream which cannot go on; no [DONE] follows it."""
@@ -136,8 +143,10 @@ class ChunkWriter:
         choice: ChunkChoice,
         sources: tuple[Passage, ...] | UnsetType = UNSET,
         timings: Timings | UnsetType = UNSET,
+        cached: CacheHit | UnsetType = UNSET,
     ) -> bytes:
-        return _data(msgspec.structs.replace(self._base, choices=(choice,), sources=sources, timings=timings))
+        event = msgspec.structs.replace(self._base, choices=(choice,), sources=sources, timings=timings, cached=cached)
+        return _data(event)
 
 
 def _data(value: object) -> bytes:

@@ -1,0 +1,1 @@
+"""Caches of question vectors and of answers: docs/caching.md."""
