@@ -27,7 +27,7 @@ from evaluation.asking import HttpAsker
 from evaluation.finding import Found, HttpFinder
 from evaluation.ranking import Figures, documents_of, figures_of, repeats
 from evaluation.sets import EvaluationSet, Question, SetError, evenly
-from evaluation.switches import NOTHING, SwitchError
+from evaluation.switches import NOTHING, SwitchError, Way
 from evaluation.turns import Timed, in_turns, waits
 
 T = TypeVar("T", bound=Timed)
@@ -51,8 +51,8 @@ class Kind(Generic[T]):
 
     name: str
     questions: Sequence[Question]
-    asker: Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Callable[[str], Awaitable[T]]]]
-    """To be entered: asks with these further fields of the request."""
+    asker: Callable[[Way], AbstractAsyncContextManager[Callable[[str], Awaitable[T]]]]
+    """To be entered: asks in this way."""
     figures: Callable[[Mapping[str, T]], dict[str, Figures]]
     found: Callable[[T], dict[str, Any]]
 
@@ -75,8 +75,8 @@ def rankings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
         }
 
     @asynccontextmanager
-    async def asker(fields: Mapping[str, Any]) -> AsyncGenerator[Callable[[str], Awaitable[Found]]]:
-        async with HttpFinder(url, mode, chosen.passages, more=fields) as finder:
+    async def asker(way: Way) -> AsyncGenerator[Callable[[str], Awaitable[Found]]]:
+        async with HttpFinder(url, mode, chosen.passages, more=way.fields, headers=way.headers) as finder:
             yield finder.find
 
     return Kind("ranking", questions, asker, figures, lambda found: {"documents": documents(found)})
@@ -100,9 +100,9 @@ def readings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
         return figures
 
     @asynccontextmanager
-    async def asker(fields: Mapping[str, Any]) -> AsyncGenerator[Callable[[str], Awaitable[Reply]]]:
-        body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode, **fields}
-        async with HttpAsker(url, body) as opened:
+    async def asker(way: Way) -> AsyncGenerator[Callable[[str], Awaitable[Reply]]]:
+        body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode, **way.fields}
+        async with HttpAsker(url, body, way.headers) as opened:
             yield opened.ask
 
     return Kind(
@@ -116,14 +116,14 @@ def readings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
 
 async def measured(
     kind: Kind[T],
-    ways: Mapping[str, Mapping[str, Any]],
+    ways: Mapping[str, Way],
     setup: Mapping[str, Any],
     chosen: argparse.Namespace,
 ) -> Ablation:
-    """Each way of asking (by its name, with its fields; the first has all switches off) as a run. Some of the questions
+    """Each way of asking (by its name; the first has all switches off) as a run. Some of the questions
     are asked again to time them. Raises FindingFailed."""
     async with AsyncExitStack() as stack:
-        asking = {way: await stack.enter_async_context(kind.asker(fields)) for way, fields in ways.items()}
+        asking = {name: await stack.enter_async_context(kind.asker(way)) for name, way in ways.items()}
         said = await in_turns(asking, kind.questions, chosen.concurrent)
         timed = evenly(kind.questions, chosen.timed_queries)
         numbers = chosen.at_once if chosen.rounds else ()
@@ -141,7 +141,7 @@ async def measured(
         of_way = {**setup, "label": f"{setup['label']} {way}".strip(), "asks": kind.name, "switch": way}
         of_way["questions"] = len(kind.questions)
         name = f"{runs.new_name(of_way)}-{kind.name}-{way}"
-        facts = {"concurrent": chosen.concurrent, "timed": len(timed), "rounds": chosen.rounds, "fields": ways[way]}
+        facts = {"concurrent": chosen.concurrent, "timed": len(timed), "rounds": chosen.rounds, "way": str(ways[way])}
         done.append(runs.Run(name, of_way, facts, figures, found))
     return done[0], done[1:]
 
@@ -203,7 +203,7 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
         if one.switch.asks_model and chosen.engine == "simulated":
             raise SwitchError(f"{one.label} asks the model, which a simulated one cannot answer: --engine vllm")
     sets = options.sets_of(chosen)
-    off = switches.baseline(wanted)
+    control = switches.chosen(NOTHING)
 
     async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[Ablation]:
         setup = {**options.setup_of(chosen, one, mode, kind="ablation"), "engine": chosen.engine}
@@ -211,7 +211,8 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
         for changes, kind in KINDS.items():
             of_kind = [each for each in wanted if each.switch.changes == changes and each.label != NOTHING]
             if of_kind:
-                ways = {OFF: off} | {each.label: each.body(off) for each in (switches.chosen(NOTHING), *of_kind)}
+                ways = {OFF: switches.baseline(wanted)}
+                ways |= {each.label: each.on(wanted) for each in (control, *of_kind)}
                 result = await measured(kind(chosen, one, mode, url), ways, setup, chosen)
                 done.append(saved(result, chosen.runs))
         return done

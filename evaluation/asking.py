@@ -10,10 +10,11 @@ from evaluation.gateway import Gateway
 
 
 class HttpAsker(Gateway):
-    """POST /ask of a gateway; `body` is what goes with each question (top_k, max_tokens, mode, …)."""
+    """POST /ask of a gateway; `body` is what goes with each question (top_k, max_tokens, mode, …), and so do further
+    `headers`."""
 
-    def __init__(self, url: str, body: Mapping[str, Any]) -> None:
-        super().__init__(url, "/ask", body, timeout_seconds=600, headers={"X-Request-Timeout": "600"})
+    def __init__(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] = {}) -> None:
+        super().__init__(url, "/ask", body, timeout_seconds=600, headers={"X-Request-Timeout": "600", **headers})
 
     async def ask(self, question: str) -> Reply:
         """Raises FindingFailed."""

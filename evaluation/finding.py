@@ -31,7 +31,7 @@ class Found:
 
 class HttpFinder(Gateway):
     """POST /search of a gateway for so many `passages`; `rerank` and `expand` None are as the gateway is configured,
-    and `more` are further fields of the request."""
+    and `more` and `headers` are further fields and headers of the request."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class HttpFinder(Gateway):
         rerank: bool | None = None,
         expand: ExpandMode | None = None,
         more: Mapping[str, Any] = {},
+        headers: Mapping[str, str] = {},
     ) -> None:
         body = {"mode": mode, "top_k": passages, "rerank": rerank, "expand": expand, "stages": False, **more}
-        super().__init__(url, "/search", body, timeout_seconds=600, headers={"X-Request-Timeout": "600"})
+        super().__init__(url, "/search", body, timeout_seconds=600, headers={"X-Request-Timeout": "600", **headers})
 
     async def find(self, question: str) -> Found:
         """Raises FindingFailed."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal
 
 NOTHING = "nothing"
 """The control: asked exactly as without a switch, so what it "gains" is how noisy the measurement is."""
+
+
+HEADER = "Header: "
 
 
 class SwitchError(Exception):
@@ -16,10 +20,22 @@ class SwitchError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How a question is asked: further fields of the request's body, and its headers."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __or__(self, other: Way) -> Way:
+        """Both in one; the other wins, and objects in both become one object."""
+        return Way(merged(self.fields, other.fields), {**self.headers, **other.headers})
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
-    """`path` is the request's field (a dot goes into an object) that gets the value `on`, and `off` where it is not
-    switched on (None: it is left out). `settings` are those of the gateway, PHAROS_* in lower case, without which it
-    does nothing.
+    """`path` is the request's field (a dot goes into an object), or header (with `Header: ` before it), that gets the
+    value `on`, and `off` where it is not switched on; None: it is left out. `settings` are those of the gateway,
+    PHAROS_* in lower case, without which it does nothing.
 
     `changes` says what can be seen of it: the ranking of documents, or what the model reads of them. `asks_model` is
     for those that need answers of a real generator, `needs` what must be there beside.
@@ -33,11 +49,15 @@ class Switch:
     settings: Mapping[str, object] = field(default_factory=dict)
     needs: str = ""
 
-    def fields(self, value: Any) -> dict[str, Any]:
-        """The field as the body of a request has it."""
+    def way(self, value: Any) -> Way:
+        """A request in which it has this value."""
+        if value is None:
+            return Way()
+        if self.path.startswith(HEADER):
+            return Way(headers={self.path.removeprefix(HEADER): str(value)})
         for name in reversed(self.path.split(".")):
             value = {name: value}
-        return value if self.path else {}
+        return Way(value)
 
 
 SWITCHES: dict[str, Switch] = {
@@ -49,13 +69,18 @@ SWITCHES: dict[str, Switch] = {
     "self_query": Switch("self_query", True),
     "rerank": Switch("rerank", True, off=False, needs="a model service with a reranker (PHAROS_LLM_RERANKER_MODEL)"),
     "mode": Switch("mode", "dense"),
-    "multi_query": Switch("expand", "multi_query", asks_model=True),
-    "hyde": Switch("expand", "hyde", asks_model=True),
-    "cache_vectors": Switch("cache", True, off=False, settings={"cache_vectors": 10_000}),
+    "multi_query": Switch("expand", "multi_query", off="off", asks_model=True),
+    "hyde": Switch("expand", "hyde", off="off", asks_model=True),
     "join": Switch("ranking.join_neighbours", True, changes="reading"),
     "parents": Switch("ranking.parent_tokens", 400, changes="reading"),
     "order": Switch("ranking.prompt_order", "ends", changes="reading"),
-    "cache_answers": Switch("cache", True, off=False, changes="reading", settings={"cache_answers": 1_000}),
+    "cache": Switch(
+        f"{HEADER}Cache-Control",
+        None,
+        off="no-store",
+        changes="reading",
+        settings={"cache_vectors": 10_000, "cache_answers": 2_000, "cache_settle_seconds": 0},
+    ),
 }
 
 
@@ -66,9 +91,9 @@ class Chosen:
     label: str
     switch: Switch
 
-    def body(self, baseline: Mapping[str, Any]) -> dict[str, Any]:
-        """A request with it on, where `baseline` is one without."""
-        return merged(baseline, self.switch.fields(self.switch.on))
+    def on(self, others: Sequence[Chosen]) -> Way:
+        """A request with it on, and the `others` off."""
+        return baseline([other for other in others if other is not self]) | self.switch.way(self.switch.on)
 
 
 def chosen(text: str) -> Chosen:
@@ -90,13 +115,9 @@ def by_default() -> list[str]:
     return [name for name, switch in SWITCHES.items() if not (switch.asks_model or switch.settings or switch.needs)]
 
 
-def baseline(switches: Sequence[Chosen]) -> dict[str, Any]:
-    """The fields of a request with all of them off."""
-    body: dict[str, Any] = {}
-    for one in switches:
-        if one.switch.off is not None:
-            body = merged(body, one.switch.fields(one.switch.off))
-    return body
+def baseline(switches: Sequence[Chosen]) -> Way:
+    """A request with all of them off."""
+    return reduce(Way.__or__, (one.switch.way(one.switch.off) for one in switches), Way())
 
 
 def settings_of(switches: Sequence[Chosen]) -> dict[str, object]:
@@ -105,7 +126,7 @@ def settings_of(switches: Sequence[Chosen]) -> dict[str, object]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both bodies in one; the second wins, and objects in both become one object."""
+    """Both bodies in one, as `Way` has it."""
     out = dict(first)
     for name, value in second.items():
         known = out.get(name)

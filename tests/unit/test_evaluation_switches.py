@@ -17,29 +17,29 @@ from evaluation.ablation_table import rendered, waited
 from evaluation.ranking import repeats
 from evaluation.runs import Run
 from evaluation.sets import Question, evenly
-from evaluation.switches import NOTHING, SWITCHES, SwitchError, baseline, merged
+from evaluation.switches import NOTHING, SWITCHES, SwitchError, Way, baseline, merged
 from evaluation.turns import in_turns, waits
-
-NOT_YET = {"multi_query", "hyde", "cache_vectors", "cache_answers"}
-"""Built beside this; their fields are not there before."""
 
 
 def test_every_switch_is_something_that_a_request_may_say() -> None:
-    for name in SWITCHES.keys() - NOT_YET:
+    for name in SWITCHES:
         one = switches.chosen(name)
         body: type[QuestionBody] = SearchBody if one.switch.changes == "ranking" else AskBody
-        for fields in (baseline([one]), one.body(baseline([one]))):
-            body.model_validate({"question": "Who?", **fields})
+        for way in (baseline([one]), one.on([one])):
+            body.model_validate({"question": "Who?", **way.fields})
         assert one.switch.settings.keys() <= Settings.model_fields.keys()
 
 
-def test_a_switch_is_on_beside_what_is_off() -> None:
-    rerank, mmr = switches.chosen("rerank"), switches.chosen("mmr=0.5")
-    off = baseline([rerank, mmr])
-    assert off == {"rerank": False}
-    assert rerank.body(off) == {"rerank": True}
-    assert mmr.body(off) == {"rerank": False, "ranking": {"mmr_lambda": 0.5}}
-    assert switches.chosen(NOTHING).body(off) == off
+def test_a_switch_is_on_while_the_others_are_off() -> None:
+    wanted = [switches.chosen(name) for name in ("rerank", "mmr=0.5", "cache")]
+    rerank, mmr, cache = wanted
+    stored = {"Cache-Control": "no-store"}
+    assert baseline(wanted) == Way({"rerank": False}, stored)
+    assert rerank.on(wanted) == Way({"rerank": True}, stored)
+    assert mmr.on(wanted) == Way({"rerank": False, "ranking": {"mmr_lambda": 0.5}}, stored)
+    assert cache.on(wanted) == Way({"rerank": False})
+    assert switches.chosen(NOTHING).on(wanted) == baseline(wanted)
+    assert switches.settings_of(wanted).keys() == cache.switch.settings.keys()
     assert merged({"ranking": {"min_score": 0.1}}, {"ranking": {"mmr_lambda": 0.5}}) == {
         "ranking": {"min_score": 0.1, "mmr_lambda": 0.5}
     }
@@ -57,7 +57,7 @@ def test_values_are_json_or_words() -> None:
 def test_by_default_only_what_needs_nothing() -> None:
     names = switches.by_default()
     assert {"mmr", "parents"} <= set(names)
-    assert not {"rerank", "hyde", "multi_query"} & set(names)
+    assert not {"rerank", "hyde", "multi_query", "cache"} & set(names)
 
 
 @dataclass(frozen=True)
