@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -54,7 +55,8 @@ class AnswerabilityCheck:
 
 class ArrangingRetriever:
     """Around `retriever`. `options` are those of a question that says nothing else, and `most` is how many hits are
-    searched for at most. Without `check` no question is refused."""
+    searched for at most. Without `check` no question is refused. `watch` is told when the steps began and ended, as
+    `time.monotonic()` instants."""
 
     def __init__(
         self,
@@ -65,8 +67,10 @@ class ArrangingRetriever:
         most: int,
         check: AnswerabilityCheck | None = None,
         today: Callable[[], dt.date] = utc_today,
+        watch: Callable[[float, float], None] = lambda _, __: None,
     ) -> None:
         self._retriever = retriever
+        self._watch = watch
         self._store = store
         self._options = options
         self._most = most
@@ -77,17 +81,30 @@ class ArrangingRetriever:
         """As `Retriever.retrieve`; a question that cannot be answered finds nothing."""
         options = self._options.overridden(question.ranking)
         found = await self._retriever.retrieve(self._wider(question, options))
-        if await self._refuses(question, found.hits, options):
-            return replace(found, hits=())
-        hits = await self._arranged(found.hits, options, question.limit)
-        return replace(found, hits=tuple(hits), prompt_order=options.prompt_order)
+        began = time.monotonic()
+        try:
+            refused = await self._refuses(question, found.hits, options)
+            hits = [] if refused else await self._arranged(found.hits, options, question.limit)
+        finally:
+            seconds = self._took(began)
+        return replace(found, hits=tuple(hits), prompt_order=options.prompt_order, arrange_seconds=seconds)
 
     async def explain(self, question: Question, *, legs: bool = True) -> Explained:
         """As `Retriever.explain`; no question is refused."""
         options = self._options.overridden(question.ranking)
         found = await self._retriever.explain(self._wider(question, options), legs=legs)
         last = found.ranking if found.reranked is None else found.reranked
-        return replace(found, arranged=tuple(await self._arranged(last.hits, options, question.limit)))
+        began = time.monotonic()
+        try:
+            hits = await self._arranged(last.hits, options, question.limit)
+        finally:
+            seconds = self._took(began)
+        return replace(found, arranged=tuple(hits), arrange_seconds=seconds)
+
+    def _took(self, began: float) -> float:
+        ended = time.monotonic()
+        self._watch(began, ended)
+        return ended - began
 
     def _wider(self, question: Question, options: RankingOptions) -> Question:
         limit = options.pool(question.limit, self._most)

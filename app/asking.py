@@ -17,7 +17,7 @@ from app.retrieval import Question, RetrieveUseCase
 from app.terms import Terms
 from app.topics import TopicDirectory
 from contracts.ports import NO_FILTERS
-from contracts.types import Filters, Passage, Sampling, SearchMode, Timings, Usage
+from contracts.types import ExpandMode, Filters, Passage, Sampling, SearchMode, Timings, Usage
 
 TOP_K = 5
 """Passages to look at when a request does not say."""
@@ -44,6 +44,7 @@ class AskRequest:
     rerank: bool | None = None
     ranking: RankingOptions | None = None
     self_query: bool | None = None
+    expand: ExpandMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,24 @@ class Asker:
                 request.rerank,
                 request.ranking,
                 request.self_query,
+                expand=request.expand,
+                quota=terms.quota,
             )
         )
         if not retrieved.passages:
             yield Sources((), retrieved.mode, degraded=retrieved.degraded)
             yield Text(f"{NOT_IN_DOCUMENTS.capitalize()}.")
-            total = time.monotonic() - terms.arrived
             timings = Timings(
-                retrieved.queue_seconds, retrieved.encode_seconds, retrieved.search_seconds, None, None, None, total
+                queue=retrieved.queue_seconds,
+                encode=retrieved.encode_seconds,
+                search=retrieved.search_seconds,
+                prompt=None,
+                time_to_first_token=None,
+                generate=None,
+                total=time.monotonic() - terms.arrived,
+                rerank=retrieved.rerank_seconds,
+                expand=retrieved.expand_seconds,
+                arrange=retrieved.arrange_seconds,
             )
             yield Done(NOTHING_RELEVANT, Usage(0, 0), timings)
             return
@@ -148,6 +159,8 @@ class Asker:
                         generate=now - handed_over - opened.queued_seconds,
                         total=now - terms.arrived,
                         rerank=retrieved.rerank_seconds,
+                        expand=retrieved.expand_seconds,
+                        arrange=retrieved.arrange_seconds,
                     )
                     yield Done(delta.finish_reason, delta.usage or Usage(0, 0), timings)
                     return

@@ -21,6 +21,7 @@ from app.asking import Asker, AskUseCase
 from app.batching import BatchLimits
 from app.caching.wiring import Caches
 from app.chatting import Chat
+from app.expanding import Expander, ExpandingRetriever, ExpandLimits
 from app.generation import GenerationPool
 from app.grounding import Grounding
 from app.merging import MergingEncoder, MergingReranker
@@ -43,7 +44,13 @@ from app.telemetry.live import LiveGauges, Queue
 from app.telemetry.metrics import KindWatch, Metrics
 from app.telemetry.middleware import Observed
 from app.telemetry.traced import TracedEncoder, TracedReranker, TracedStore
-from app.telemetry.wrappers import InstrumentedGrounding, InstrumentedRetriever, TextsNoted
+from app.telemetry.wrappers import (
+    InstrumentedExpander,
+    InstrumentedGrounding,
+    InstrumentedRetriever,
+    TextsNoted,
+    note_arranging,
+)
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
 from contracts import problems
@@ -129,6 +136,7 @@ def create_app(
             settings.search_batch_items,
             settings.queue_items,
             settings.search_in_flight,
+            batch_cost=settings.search_batch_items,
             queue_seconds=settings.queue_seconds,
         ),
         min_score=settings.min_score,
@@ -166,8 +174,22 @@ def create_app(
         settings.ranking,
         most=settings.search_top_k_max,
         check=_answerability_check(settings, facts),
+        watch=note_arranging,
     )
-    retrieving = InstrumentedRetriever(NarrowingRetriever(arranging, directory.names, always=settings.self_query))
+    expander = Expander(
+        generation,
+        mode=settings.expand,
+        search_mode=settings.search_mode,
+        limits=_expand_limits(settings),
+        skipped=metrics.expand_skipped,
+    )
+    # Narrowed inside: where that finds nothing, the second search needs no second expansion.
+    retrieving = InstrumentedRetriever(
+        ExpandingRetriever(
+            NarrowingRetriever(arranging, directory.names, always=settings.self_query),
+            InstrumentedExpander(expander, with_texts=telemetry.log_texts),
+        )
+    )
     asker: AskUseCase = Asker(retrieving, InstrumentedGrounding(grounding), generation, directory)
     asker = caches.of_answers(asker, questions, store)
     if telemetry.log_texts:
@@ -245,6 +267,12 @@ def _answerability_check(settings: Settings, facts: ModelFacts) -> Answerability
         return (await facts.get()).card.encoder
 
     return AnswerabilityCheck(read_calibration(Path(settings.answerability)), encoder)
+
+
+def _expand_limits(settings: Settings) -> ExpandLimits:
+    return ExpandLimits(
+        settings.expand_phrasings, settings.expand_passages, settings.expand_tokens, settings.expand_timeout_seconds
+    )
 
 
 def merging_encoder(

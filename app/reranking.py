@@ -13,9 +13,10 @@ from typing import Literal
 
 import msgspec
 
-from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded, PharosError
+from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded
 from app.merging import MergingReranker
 from app.retrieval import Explained, Question, Ranking, Retrieved, RetrieveUseCase
+from app.surviving import Survival
 from contracts.types import Hit, Pair, Passage
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,7 @@ class Reranking:
         self._reranker = reranker
         self._served = served
         self._policy = policy
-        self._skipped = skipped
-        self._failing = False
+        self._survival = Survival(log, "passages keep the order of the search, since reranking fails", skipped)
         self.candidates = candidates
 
     async def wanted(self, asked: bool | None) -> bool | None:
@@ -66,7 +66,7 @@ class Reranking:
         except _BEARABLE as failure:
             if asked:
                 raise
-            self._survived(failure)
+            self._survival.survived(failure)
             return None
         if asked and not there:
             raise InvalidRequest("rerank: no reranker is served (PHAROS_LLM_RERANKER_MODEL).")
@@ -89,9 +89,9 @@ class Reranking:
         except _BEARABLE as failure:
             if must:
                 raise
-            self._survived(failure)
+            self._survival.survived(failure)
             return None
-        self._failing = False
+        self._survival.went_well()
         scores = served.value.scores.tolist()
         # Stable: of equal scores the search's order decides.
         order = sorted(range(len(scored)), key=lambda i: -scores[i])
@@ -99,12 +99,6 @@ class Reranking:
         # Nobody has scored these: worse than all that were.
         rest = [msgspec.structs.replace(hit, score=0.0) for hit in beyond]
         return Reranked((*best, *rest)[:limit], served.queued_seconds, served.served_seconds)
-
-    def _survived(self, failure: PharosError) -> None:
-        self._skipped(failure.code)
-        if not self._failing:  # once for each time that it begins to fail, not for each question
-            self._failing = True
-            log.warning("passages keep the order of the search, since reranking fails: %s", failure.detail)
 
 
 class RerankingRetriever:

@@ -8,22 +8,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits, Served
+from app.expansion import Expansion, first, queries_of, together
+from app.fusing import by_reciprocal_rank
+from app.quota import Quota
 from app.ranking.options import RankingOptions
 from app.watching import UNWATCHED, BatchWatch
 from contracts.ports import NO_FILTERS, VectorStore
-from contracts.types import Encoding, Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
+from contracts.types import Encoding, ExpandMode, Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
 from observability.trace_context import current_context, on_behalf_of
 
 LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
 """What a hybrid search fuses."""
+FUSED_HITS = 20
+"""How many hits of each phrasing are fused, at least: a passage that is well placed in all of them is first in none."""
 LEG_HITS = 50
 """How many of a leg's best are looked at to explain a hit; at least what a store fuses of a short list."""
 
@@ -42,6 +46,8 @@ class Retrieved:
     mode: SearchMode
     rerank_seconds: float | None = None
     prompt_order: PromptOrder = "best_last"
+    expand_seconds: float | None = None
+    arrange_seconds: float | None = None
     degraded: bool = False
 
     @property
@@ -54,7 +60,8 @@ class Retrieved:
 class Question:
     """What is looked for, where (no topics: everywhere), how (None: as configured) and how much of it.
 
-    `deadline` is a `time.monotonic()` instant.
+    `deadline` is a `time.monotonic()` instant. `expand` is whether the LLM is to find more ways to say it, at the
+    expense of `quota`, and `expansion` what it has found (app/expanding.py).
     """
 
     text: str
@@ -67,23 +74,29 @@ class Question:
     ranking: RankingOptions | None = None
     self_query: bool | None = None
     with_vectors: bool = False
+    expand: ExpandMode | None = None
+    quota: Quota | None = None
+    expansion: Expansion | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The hits of one search, best first, and the seconds it waited and took."""
+    """The hits of one search, best first, and the seconds it waited and took. Where it was fused from several, `fused`
+    are the hits of each: of the question itself, then of each other phrasing."""
 
     mode: SearchMode
     hits: tuple[Hit, ...]
     queue_seconds: float
     search_seconds: float
+    fused: tuple[tuple[Hit, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """A search and, where its mode has several, its legs by name, each of them searched alone. `reranked` is there
     where the hits were reranked (app/reranking.py), which `ranking` then is the input of. `arranged` is what is handed
-    over after all (app/arranging.py), None where nothing arranges."""
+    over after all (app/arranging.py), None where nothing arranges; `expansion` is what the question was searched with
+    besides (app/expanding.py)."""
 
     ranking: Ranking
     legs: Mapping[SearchMode, Ranking]
@@ -91,6 +104,9 @@ class Explained:
     encode_seconds: float
     reranked: Ranking | None = None
     arranged: tuple[Hit, ...] | None = None
+    arrange_seconds: float | None = None
+    expansion: Expansion | None = None
+    expand_seconds: float | None = None
 
 
 class _Group(NamedTuple):
@@ -103,8 +119,9 @@ class _Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    text: str
-    vector: NDArray[np.float32]
+    """One question, in however many ways it is searched."""
+
+    queries: Queries
     group: _Group
     limit: int
     with_vectors: bool = False
@@ -153,16 +170,19 @@ class Retriever:
         self.searching: Batcher[_Query, Found] = Batcher(
             self._search,
             search_limits,
+            cost=lambda query: len(query.queries.texts),
             group=lambda query: query.group,
             watch=watch,
         )
 
     async def retrieve(self, question: Question) -> Retrieved:
         """The best passages for `question` that are relevant. Raises PharosError."""
-        encoded = await self._encoder.served([question.text], deadline=question.deadline)
-        ranking = await self._rank(question, encoded.value.vectors[0], question.mode or self._mode)
+        encoded = await self._encoded(question)
+        ranking = await self._rank(question, encoded.value, question.mode or self._mode)
+        # Cut to the limit last: what a useless phrasing has found must not take the place of what is relevant.
+        relevant = (hit for hit in ranking.hits if self._is_relevant(hit))
         return Retrieved(
-            hits=tuple(hit for hit in ranking.hits if self._is_relevant(hit)),
+            hits=tuple(islice(relevant, question.limit)),
             best_score=max((hit.passage.score for hit in ranking.hits), default=None),
             queue_seconds=encoded.queued_seconds + ranking.queue_seconds,
             encode_seconds=encoded.served_seconds,
@@ -173,43 +193,62 @@ class Retriever:
     async def explain(self, question: Question, *, legs: bool = True) -> Explained:
         """All hits for `question`, relevant or not, and how each leg of a hybrid search ranks. Raises PharosError.
 
-        The legs are searched after it, so that its own time is what it would be without them.
+        The legs are searched after it, so that its own time is what it would be without them. Of a question that is
+        searched in several phrasings they are those of its own words.
         """
-        encoded = await self._encoder.served([question.text], deadline=question.deadline)
-        vector = encoded.value.vectors[0]
-        ranking = await self._rank(question, vector, question.mode or self._mode)
+        encoded = await self._encoded(question)
+        ranking = await self._rank(question, encoded.value, question.mode or self._mode)
         ranked: dict[SearchMode, Ranking] = {}
         if legs and ranking.mode == "hybrid":
             deep = replace(question, limit=max(question.limit, LEG_HITS))
-            dense, sparse = await asyncio.gather(*(self._rank(deep, vector, leg) for leg in LEGS))
+            own = first(encoded.value)
+            dense, sparse = await asyncio.gather(*(self._rank(deep, own, leg) for leg in LEGS))
             ranked = {"dense": dense, "sparse": sparse}
-        return Explained(ranking, ranked, encoded.queued_seconds + ranking.queue_seconds, encoded.served_seconds)
+        return Explained(
+            replace(ranking, hits=ranking.hits[: question.limit]),
+            ranked,
+            encoded.queued_seconds + ranking.queue_seconds,
+            encoded.served_seconds,
+            expansion=question.expansion,
+        )
 
     def _is_relevant(self, hit: Hit) -> bool:
         return hit.passage.score >= self._min_score or (hit.coverage or 0.0) >= self._min_coverage
 
-    async def _rank(self, question: Question, vector: NDArray[np.float32], mode: SearchMode) -> Ranking:
+    async def _encoded(self, question: Question) -> Served[Queries]:
+        expansion = question.expansion
+        texts = [question.text, *(expansion.texts if expansion is not None else ())]
+        encoded = await self._encoder.served(texts, deadline=question.deadline)
+        queries = queries_of(question.text, expansion, encoded.value.vectors)
+        return Served(queries, encoded.queued_seconds, encoded.served_seconds)
+
+    async def _rank(self, question: Question, queries: Queries, mode: SearchMode) -> Ranking:
         # Sorted, so that the same set of topics is the same group however it was written.
         group = _Group(tuple(sorted(set(question.topics))), mode, question.filters)
-        query = _Query(question.text, vector, group, question.limit, question.with_vectors)
+        several = len(queries.texts) > 1
+        limit = max(question.limit, FUSED_HITS) if several else question.limit
+        query = _Query(queries, group, limit, question.with_vectors)
         found = await self.searching.submit(query, deadline=question.deadline)
-        (hits,) = found.value.hits
-        return Ranking(found.value.mode, tuple(hits), found.queued_seconds, found.served_seconds)
+        parts = tuple(map(tuple, found.value.hits))
+        hits = tuple(by_reciprocal_rank(parts)) if several else parts[0]
+        return Ranking(found.value.mode, hits, found.queued_seconds, found.served_seconds, parts if several else ())
 
     async def _search(self, queries: Sequence[_Query]) -> Sequence[Found]:
-        limit = max(query.limit for query in queries)
-        together = Queries(tuple(query.text for query in queries), np.stack([query.vector for query in queries]))
         group = queries[0].group
         with on_behalf_of([query.caller for query in queries]):
             found = await self._store.search(
-                together,
+                together([query.queries for query in queries]),
                 group.topics,
-                limit,
+                max(query.limit for query in queries),
                 mode=group.mode,
                 filters=group.filters,
                 with_vectors=any(query.with_vectors for query in queries),
             )
-        return [Found(found.mode, [hits[: query.limit]]) for hits, query in zip(found.hits, queries, strict=True)]
+        rows = iter(found.hits)
+        return [
+            Found(found.mode, [hits[: query.limit] for hits in islice(rows, len(query.queries.texts))])
+            for query in queries
+        ]
 
     async def __aenter__(self) -> Self:
         await self.searching.__aenter__()

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
 from app.ranking.options import RankingOptions
-from contracts.types import SearchMode
+from contracts.types import ExpandMode, SearchMode
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
 
@@ -63,6 +63,16 @@ class Settings(BaseSettings):
     )
     self_query: bool = Field(
         False, description="Turn what an English question says about dates and topics into filters."
+    )
+    expand: ExpandMode = Field(
+        "off",
+        description="What the LLM adds to a question for the search: multi_query (phrasings), hyde (a passage), off.",
+    )
+    expand_phrasings: int = Field(3, ge=1, le=8, description="Phrasings of a question beside its own (multi_query).")
+    expand_passages: int = Field(1, ge=1, le=8, description="Passages made up for a question (hyde); each is a prompt.")
+    expand_tokens: int = Field(96, ge=8, le=1024, description="Most tokens made in each of these prompts.")
+    expand_timeout_seconds: float = Field(
+        10.0, gt=0, description="Longest wait for them; then the question is searched as it is."
     )
     answerability: str = Field(
         "", description="File by python -m training.answerability: questions that it doubts are refused. Empty: none."

@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument(
         "--dataset", type=Path, default=Options().dataset, help="texts for the encoder (CSV, JSON lines)"
     )
+    parser.add_argument(
+        "--set", type=Path, metavar="FOLDER", help="questions and documents to search; default: the sample"
+    )
     parser.add_argument("--output", type=Path, default=results.FILE, help="the results (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="name the measures and stop")
     given = parser.parse_args()
@@ -32,7 +35,7 @@ def main() -> None:
         return
     if unknown := set(given.names) - set(MEASURES):
         parser.error(f"no measure named {', '.join(sorted(unknown))}; there are: {', '.join(MEASURES)}")
-    options = Options(quick=given.quick, dataset=given.dataset)
+    options = Options(quick=given.quick, dataset=given.dataset, set=given.set)
     names = given.names or list(MEASURES)
     failed = [name for name in names if not measure_one(name, options, given.output)]
     if failed:

@@ -12,3 +12,5 @@ class Options:
 
     quick: bool = False
     dataset: Path = Path("setup_milvus/sample/articles.csv")
+    set: Path | None = None
+    """The folder of a set of questions in BEIR's layout; None: the packaged sample."""

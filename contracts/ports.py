@@ -87,7 +87,8 @@ class VectorStore(Protocol):
         """For each of `queries` the `limit` best passages, best first, in one round trip. No topics means all of them.
 
         A store without terms searches by vectors, whatever the mode, and says so. Raises InvalidRequest for filters on
-        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`.
+        what it does not keep. Hits have the passages' vectors where they are wanted `with_vectors`. A passage's `score`
+        and a hit's `coverage` are by `queries.asked` where it is there; order and a hit's `score` never are.
         """
         ...
 

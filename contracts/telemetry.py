@@ -32,9 +32,11 @@ class Stage(StrEnum):
     """Where the time of a question goes. QUEUE is all its waiting in the gateway's batchers; TOTAL is all of it."""
 
     QUEUE = "queue"
+    EXPAND = "expand"
     ENCODE = "encode"
     SEARCH = "search"
     RERANK = "rerank"
+    ARRANGE = "arrange"
     PROMPT = "prompt"
     GENERATE = "generate"
     TOTAL = "total"
@@ -134,6 +136,11 @@ NOT_IN_DOCUMENTS = Metric(
 RERANK_SKIPPED = Metric(
     "pharos_rerank_skipped_total", "counter", _GATEWAY,
     "Questions whose passages kept the order of the search because reranking failed, by problem code.", ("reason",),
+)  # fmt: skip
+EXPAND_SKIPPED = Metric(
+    "pharos_expand_skipped_total", "counter", _GATEWAY,
+    "Questions that were searched as they are although the LLM was to find more ways to say them: the problem code of "
+    "its failure, or nothing_usable.", ("reason",),
 )  # fmt: skip
 
 Cache = Literal["vectors", "answers"]
@@ -255,8 +262,8 @@ LOG_FIELDS = ("time", "level", "logger", "message", "event", "request_id", "trac
 """Of every line, where they apply."""
 REQUEST_FIELDS = (
     "route", "method", "status", "outcome", "code", "stream", "topic", "api_key",
-    "queue_seconds", "encode_seconds", "search_seconds", "rerank_seconds", "prompt_seconds", "generate_seconds",
-    "total_seconds", "first_token_seconds", "prompt_tokens", "completion_tokens", "finish_reason", "passages",
-    "best_score", "cached", "question", "answer",
+    "queue_seconds", "expand_seconds", "encode_seconds", "search_seconds", "rerank_seconds", "arrange_seconds",
+    "prompt_seconds", "generate_seconds", "total_seconds", "first_token_seconds", "prompt_tokens",
+    "completion_tokens", "finish_reason", "passages", "best_score", "cached", "question", "expansion", "answer",
 )  # fmt: skip
-"""Of a request's line, where they apply; the last two only with PHAROS_LOG_TEXTS."""
+"""Of a request's line, where they apply; the last three only with PHAROS_LOG_TEXTS."""

@@ -19,6 +19,8 @@ PromptOrder = Literal["best_last", "best_first", "ends"]
 """Where a prompt has its best passages."""
 SearchMode = Literal["hybrid", "dense", "sparse"]
 """By vectors, by terms (BM25), or by both, fused."""
+ExpandMode = Literal["multi_query", "hyde", "off"]
+"""What the LLM adds to a question before it is searched: other phrasings, or a passage as an answer might stand in."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), one L2-normalised row a text."""
 
@@ -189,10 +191,15 @@ class Filters(msgspec.Struct, frozen=True):
 
 
 class Queries(msgspec.Struct, frozen=True):
-    """What is searched for together: row i of `vectors` is the meaning of text i."""
+    """What is searched for together: row i of `vectors` is the meaning of text i.
+
+    `asked` is what each of them stands for, where that is something else: by it passages get their `score` and their
+    `coverage`, so that thresholds mean the same however a question was put to the search.
+    """
 
     texts: tuple[str, ...]
     vectors: Vectors
+    asked: Queries | None = None
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -236,8 +243,9 @@ class Timings(msgspec.Struct, frozen=True):
     """Where the time of one request went, in seconds, by the gateway's own monotonic clock.
 
     `queue` is all the waiting in the gateway's batchers; `encode`, `search` and `rerank` are the calls themselves;
-    `prompt` is making the prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from
-    the arrival of the request. A stage that was not reached is None.
+    `expand` is the LLM's work on the question, and `arrange` the steps of docs/ranking.md; `prompt` is making the
+    prompt; `generate` counts from handing it over to its end; `time_to_first_token` counts from the arrival of the
+    request. A stage that was not reached is None.
     """
 
     queue: float
@@ -248,6 +256,8 @@ class Timings(msgspec.Struct, frozen=True):
     generate: float | None
     total: float
     rerank: float | None = None
+    expand: float | None = None
+    arrange: float | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True):

@@ -19,11 +19,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What POST /ask answered: source i is cited as [i + 1]."""
+    """What POST /ask answered: source i, of document i, is cited as [i + 1]. `prompt_tokens` were read by the model,
+    as it counts them: 0 where it was not asked."""
 
     answer: str
     sources: tuple[str, ...]
     seconds: float
+    documents: tuple[str, ...] = ()
+    prompt_tokens: int = 0
 
 
 def normalised(text: str) -> str:
@@ -75,7 +78,7 @@ def refuses(answer: str) -> bool:
 def figures_of(question: Question, reply: Reply) -> Figures:
     """What can be said of this question; a figure that does not apply is left out, and so is no part of its mean."""
     refused = refuses(reply.answer)
-    figures: Figures = {"seconds": reply.seconds}
+    figures: Figures = {"seconds": reply.seconds, "prompt_tokens": reply.prompt_tokens}
     if question.answerable is False:
         return figures | {"refused_unanswerable": float(refused)}
     if question.answerable:

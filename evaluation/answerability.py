@@ -10,25 +10,22 @@ nothing of. No answer is generated: POST /search gives the similarity of the bes
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from app.settings import Settings
 from contracts.types import SearchMode
-from evaluation import options, refusing, report, runs
+from evaluation import commands, options, refusing, runs
 from evaluation.answers import asked
 from evaluation.finding import HttpFinder
-from evaluation.gateway import FindingFailed, of_each
+from evaluation.gateway import of_each
 from evaluation.ranking import Figures
 from evaluation.refusing import ANSWERABLE, UNANSWERABLE
 from evaluation.retrieval import GATEWAY_SETTINGS
 from evaluation.sets import EvaluationSet, Question, SetError, open_set
-from evaluation.stack import StackError
 
 COSTS = (0.01, 0.05, 0.1, 0.2)
 """Shares of answerable questions that one may be ready to refuse."""
@@ -88,42 +85,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options.checked(parser, parser.parse_args(arguments))
 
 
+def said(run: runs.Run, _: Sequence[runs.Run]) -> str:
+    """The run in lines for a terminal; what matters is its own curve, not its mean beside another's."""
+    lines = [f"{runs.title(run)} ({run.setup['questions']} questions)"]
+    return "\n".join([*lines, *(f"  {name}: {value}" for name, value in run.facts.items())])
+
+
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
     """Every set in every mode. Raises SetError, StackError, FindingFailed."""
     foreign = open_set(chosen.data, chosen.foreign, split=chosen.split) if chosen.foreign else None
-    sets = [(one, questions_of(one, foreign, chosen.limit_queries)) for one in options.sets_of(chosen)]
-    done = []
-    with ExitStack() as started:
-        where = options.services_of(chosen, started, engine="simulated")
-        for one, questions in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
-                for mode in chosen.modes:
-                    done.append(asyncio.run(_run(chosen, one, questions, mode, url)))
-    return done
+    sets = options.sets_of(chosen)
+    # All of them before anything starts: a set may lack one kind.
+    questions = {one.name: questions_of(one, foreign, chosen.limit_queries) for one in sets}
 
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+        setup = {**options.setup_of(chosen, one, mode, kind="answerability"), "foreign": chosen.foreign}
+        async with HttpFinder(url, mode, chosen.passages) as finder:
+            result = await evaluate(finder, questions[one.name], setup, Settings().min_score, chosen.concurrent)
+        return commands.finished(result, chosen.runs, said)
 
-async def _run(
-    chosen: argparse.Namespace, one: EvaluationSet, questions: Sequence[Question], mode: SearchMode, url: str
-) -> runs.Run:
-    setup = {**options.setup_of(chosen, one, mode, kind="answerability"), "foreign": chosen.foreign}
-    async with HttpFinder(url, mode, chosen.passages) as finder:
-        result = await evaluate(finder, questions, setup, Settings().min_score, chosen.concurrent)
-    folder = runs.save(result, chosen.runs)
-    print(runs.title(result), f"({len(questions)} questions)")
-    for name, value in result.facts.items():
-        print(f"  {name}: {value}")
-    print(f"  {report.write(result, runs.earlier(result, chosen.runs), folder)}", flush=True)
-    return result
+    return commands.over(chosen, sets, measure, engine="simulated", settings=GATEWAY_SETTINGS)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -14,22 +14,20 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-from openai import OpenAIError
-
-from evaluation import judging, options, report, runs
+from contracts.types import SearchMode
+from evaluation import commands, judging, options, runs
 from evaluation.answer_figures import Reply, figures_of
 from evaluation.asking import HttpAsker
-from evaluation.gateway import FindingFailed, of_each
+from evaluation.gateway import of_each
 from evaluation.judging import Judge
-from evaluation.sets import EvaluationSet, Question, SetError
+from evaluation.sets import EvaluationSet, Question, evenly
 from evaluation.significance import compare
-from evaluation.stack import StackError
 
 GATEWAY_SETTINGS: dict[str, object] = {
-    "milvus_timeout_seconds": 30,
+    "milvus_timeout_seconds": 60,
+    "model_call_timeout_seconds": 60,
     "request_timeout_seconds": 600,
     "queue_seconds": 600,
     "log_level": "warning",
@@ -38,27 +36,28 @@ GATEWAY_SETTINGS: dict[str, object] = {
 
 
 def asked(chosen: EvaluationSet, limit: int | None) -> tuple[Question, ...]:
-    """The questions that an answer can be scored on; with a limit evenly from the whole file, since neighbours are
-    often of one document."""
-    questions = [question for question in chosen.questions if question.answerable is not None or question.answers]
-    if limit is None or limit >= len(questions):
-        return tuple(questions)
-    return tuple(questions[number * len(questions) // limit] for number in range(limit))
+    """The questions that an answer can be scored on; with a limit evenly from the whole file."""
+    known = [question for question in chosen.questions if question.answerable is not None or question.answers]
+    return evenly(known, limit)
 
 
 async def evaluate(
-    asker: HttpAsker, questions: Sequence[Question], setup: Mapping[str, Any], judge: Judge | None, concurrent: int
+    asker: HttpAsker,
+    questions: Sequence[Question],
+    setup: Mapping[str, Any],
+    judges: Mapping[str, Judge],
+    concurrent: int,
 ) -> runs.Run:
-    """Ask every question. Raises FindingFailed, and what the judge raises."""
+    """Ask every question, and every judge of every answer. Raises FindingFailed, and what the judges raise."""
     started = time.monotonic()
     replies = await of_each(asker.ask, questions, concurrent)
     seconds = time.monotonic() - started
     figures = {question.id: figures_of(question, replies[question.id]) for question in questions}
-    if judge is not None:
-        for question in questions:
-            rating = await _rating(judge, question, replies[question.id], figures[question.id])
+    claiming = [question for question in questions if not _refused(figures[question.id])]
+    for name, judge in judges.items():
+        for id, rating in (await _ratings(judge, claiming, replies)).items():
             if rating is not None:
-                figures[question.id]["faithfulness"] = rating
+                figures[id][f"faithfulness, {name}"] = rating
     facts = {
         "seconds": round(seconds, 3),
         "questions_per_second": round(len(questions) / seconds, 3),
@@ -78,11 +77,23 @@ async def evaluate(
     return runs.Run(runs.new_name(setup), setup, facts, figures, found)
 
 
-async def _rating(judge: Judge, question: Question, reply: Reply, figures: Mapping[str, float]) -> float | None:
-    """None for a refusal, which claims nothing."""
-    if figures.get("refused_answerable") or figures.get("refused_unanswerable"):
-        return None
-    return await judge.faithfulness(question.text, reply.sources, reply.answer)
+def _refused(figures: Mapping[str, float]) -> bool:
+    """A refusal claims nothing, so no judge is asked about it."""
+    return bool(figures.get("refused_answerable") or figures.get("refused_unanswerable"))
+
+
+async def _ratings(
+    judge: Judge, questions: Sequence[Question], replies: Mapping[str, Reply]
+) -> dict[str, float | None]:
+    slots = asyncio.Semaphore(judging.CONCURRENT)
+
+    async def one(question: Question) -> float | None:
+        reply = replies[question.id]
+        async with slots:
+            return await judge.faithfulness(question.text, reply.sources, reply.answer)
+
+    ratings = await asyncio.gather(*map(one, questions))
+    return {question.id: rating for question, rating in zip(questions, ratings, strict=True)}
 
 
 def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
@@ -111,52 +122,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode; each run is saved as soon as it is done. Raises SetError, StackError, FindingFailed and
-    openai's errors."""
+    """Every set in every mode. Raises SetError, StackError, FindingFailed and openai's errors."""
+
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+        setup = {
+            **options.setup_of(chosen, one, mode, kind="answers"),
+            "top_k": chosen.top_k,
+            "max_tokens": chosen.max_tokens,
+            "min_score": chosen.min_score,
+            "engine": chosen.engine,
+            "judges": " ".join([*chosen.judges, chosen.judge_model]).strip(),
+        }
+        body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
+        questions = asked(one, chosen.limit_queries)
+        async with HttpAsker(url, body) as asker, judging.judges_of(chosen, url) as judges:
+            result = await evaluate(asker, questions, setup, judges, chosen.concurrent)
+        return commands.finished(result, chosen.runs, said)
+
     sets = options.sets_of(chosen)
-    gateway_settings = GATEWAY_SETTINGS | ({} if chosen.min_score is None else {"min_score": chosen.min_score})
-    done: list[runs.Run] = []
-    with ExitStack() as started:
-        where = options.services_of(chosen, started, engine=chosen.engine)
-        for one in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, gateway_settings)
-                for mode in chosen.modes:
-                    done.append(_run(chosen, one, mode, url))
-    return done
-
-
-def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: str, url: str) -> runs.Run:
-    setup = {
-        **options.setup_of(chosen, one, mode, kind="answers"),
-        "top_k": chosen.top_k,
-        "max_tokens": chosen.max_tokens,
-        "min_score": chosen.min_score,
-        "engine": chosen.engine,
-        "judge": chosen.judge and f"{chosen.judge} {chosen.judge_model}".strip(),
-    }
-    body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
-
-    async def ask() -> runs.Run:
-        async with HttpAsker(url, body) as asker:
-            questions = asked(one, chosen.limit_queries)
-            return await evaluate(asker, questions, setup, judging.judge_of(chosen), chosen.concurrent)
-
-    result = asyncio.run(ask())
-    folder = runs.save(result, chosen.runs)
-    before = runs.earlier(result, chosen.runs)
-    print(said(result, before), flush=True)
-    print(f"  {report.write(result, before, folder)}", flush=True)
-    return result
+    settings = GATEWAY_SETTINGS | ({} if chosen.min_score is None else {"min_score": chosen.min_score})
+    return commands.over(chosen, sets, measure, engine=chosen.engine, settings=settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed, OpenAIError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,20 @@ from evaluation.gateway import Gateway
 
 
 class HttpAsker(Gateway):
-    """POST /ask of a gateway; `body` is what goes with each question (top_k, max_tokens, mode, …)."""
+    """POST /ask of a gateway; `body` is what goes with each question (top_k, max_tokens, mode, …), and so do further
+    `headers`."""
 
-    def __init__(self, url: str, body: Mapping[str, Any]) -> None:
-        super().__init__(url, "/ask", body, timeout_seconds=600, headers={"X-Request-Timeout": "600"})
+    def __init__(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str] = {}) -> None:
+        super().__init__(url, "/ask", body, timeout_seconds=600, headers={"X-Request-Timeout": "600", **headers})
 
     async def ask(self, question: str) -> Reply:
         """Raises FindingFailed."""
         answer, seconds = await self.post(question)
-        return Reply(answer["answer"], tuple(source["text"] for source in answer["sources"]), seconds)
+        sources = answer["sources"]
+        return Reply(
+            answer["answer"],
+            tuple(source["text"] for source in sources),
+            seconds,
+            tuple(source["document_id"] for source in sources),
+            answer["usage"]["prompt_tokens"],
+        )

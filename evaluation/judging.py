@@ -1,8 +1,8 @@
 """Is an answer faithful to its passages? Judges, and how far one agrees with people.
 
-    python -m evaluation.judging --data FOLDER [--judge URL --judge-model NAME]
+    python -m evaluation.judging --data FOLDER [--judge served]
 
-compares a judge with the ratings in FOLDER/mtrag_human_eval (Katsis et al., MTRAG, 2025; its passages are in
+compares judges with the ratings in FOLDER/mtrag_human_eval (Katsis et al., MTRAG, 2025; its passages are in
 FOLDER/mtrag_un).
 """
 
@@ -13,18 +13,23 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, median_low
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
-from openai import AsyncOpenAI, OpenAIError
+import httpx
+from openai import AsyncOpenAI, BadRequestError
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
+from evaluation import commands, stack
 from evaluation.answer_figures import normalised, without_citations
+from evaluation.gateway import FindingFailed
 from evaluation.sets import SetError, rows_of
 
 GRADES = (1, 2, 3, 4)
@@ -32,6 +37,8 @@ GRADES = (1, 2, 3, 4)
 
 CONCURRENT = 4
 LEXICAL = "lexical"
+SERVED = "served"
+"""The judge that is the gateway's own LLM."""
 
 
 class Judge(Protocol):
@@ -53,14 +60,30 @@ class LexicalJudge:
 
 
 class ChatJudge:
-    """Any OpenAI-compatible chat, the gateway's own /v1 among them."""
+    """Any OpenAI-compatible chat, the gateway's own /v1 among them. To be entered."""
 
     def __init__(self, url: str, model: str, key: str) -> None:
         self._client = AsyncOpenAI(base_url=url, api_key=key or "none", timeout=300)
         self._model = model
 
     async def faithfulness(self, question: str, passages: Sequence[str], answer: str) -> float | None:
-        """Raises openai's errors."""
+        """None too where it is more than the model can read. Raises openai's errors."""
+        try:
+            return score_of(await self._said(question, passages, answer))
+        except BadRequestError as exc:
+            if exc.code != "context_length_exceeded":
+                raise
+            return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    async def _said(self, question: str, passages: Sequence[str], answer: str) -> str:
         numbered = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(passages, start=1))
         said = await self._client.chat.completions.create(
             model=self._model,
@@ -79,7 +102,7 @@ class ChatJudge:
                 },
             ],
         )
-        return score_of(said.choices[0].message.content or "")
+        return said.choices[0].message.content or ""
 
 
 def score_of(reply: str) -> float | None:
@@ -180,34 +203,80 @@ def _kappa_of_people(rated: Sequence[Rated]) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which judge."""
-    parser.add_argument("--judge", default=None, metavar="URL", help=f"{LEXICAL!r}, or the /v1 of a chat API")
-    parser.add_argument("--judge-model", default="", metavar="NAME")
+    """The options that say which judges."""
+    parser.add_argument(
+        "--judge",
+        dest="judges",
+        action="append",
+        default=[],
+        metavar="JUDGE",
+        help=f"again for more: {LEXICAL!r}, {SERVED!r} (the gateway's own LLM), or the /v1 of a chat API",
+    )
+    parser.add_argument("--judge-model", default="", metavar="NAME", help="at that chat API")
     parser.add_argument("--judge-key", default="PHAROS_JUDGE_KEY", metavar="VARIABLE", help="that holds the API's key")
 
 
-def judge_of(options: argparse.Namespace) -> Judge | None:
-    """The judge that the options name, if any."""
-    if options.judge is None:
-        return None
-    if options.judge == LEXICAL:
-        return LexicalJudge()
-    return ChatJudge(options.judge, options.judge_model, os.environ.get(options.judge_key, ""))
+@asynccontextmanager
+async def judges_of(options: argparse.Namespace, gateway_url: str) -> AsyncGenerator[dict[str, Judge]]:
+    """The judges that the options name, by short names. Raises FindingFailed where the gateway does not say what it
+    serves."""
+    async with AsyncExitStack() as entered:
+        judges: dict[str, Judge] = {}
+        for named in options.judges:
+            if named == LEXICAL:
+                judges[LEXICAL] = LexicalJudge()
+                continue
+            if named == SERVED:
+                name, chat = SERVED, ChatJudge(f"{gateway_url}/v1", generator_of(gateway_url), "")
+            else:
+                key = os.environ.get(options.judge_key, "")
+                name, chat = options.judge_model or named, ChatJudge(named, options.judge_model, key)
+            judges[name] = await entered.enter_async_context(chat)
+        yield judges
+
+
+def generator_of(gateway_url: str) -> str:
+    """The name of the LLM that a gateway serves. Raises FindingFailed."""
+    try:
+        response = httpx.get(f"{gateway_url}/v1/models", timeout=30, trust_env=False).raise_for_status()
+    except httpx.HTTPError as exc:
+        raise FindingFailed(f"GET {gateway_url}/v1/models: {exc!r}") from exc
+    return str(response.json()["data"][0]["id"])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.judging", description="Does a judge agree with people?")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--limit-answers", type=int, metavar="N")
+    parser.add_argument("--gateway", metavar="URL", help=f"a running gateway, for the judge {SERVED!r}")
     add_options(parser)
     options = parser.parse_args(arguments)
-    try:
+    options.judges = options.judges or [LEXICAL]
+
+    def work() -> None:
         rated = rated_answers(options.data)[: options.limit_answers]
-        print(asyncio.run(agreement(judge_of(options) or LexicalJudge(), rated)))
-    except (SetError, OpenAIError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+        with ExitStack() as started:
+            url = options.gateway or ""
+            if SERVED in options.judges and not url:
+                url = started.enter_context(_llm())
+            asyncio.run(ask(url.rstrip("/"), rated))
+
+    async def ask(url: str, rated: Sequence[Rated]) -> None:
+        async with judges_of(options, url) as judges:
+            for name, judge in judges.items():
+                print(f"{name}: {await agreement(judge, rated)}", flush=True)
+
+    return commands.exit_status(work)
+
+
+@contextmanager
+def _llm() -> Iterator[str]:
+    """A gateway for chats, without documents."""
+    with (
+        stack.services(None, None, engine="vllm") as services,
+        stack.gateway(services, "none", log_level="warning", request_timeout_seconds=600, queue_seconds=600) as url,
+    ):
+        yield url
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from statistics import fmean
 import ir_measures
 from ir_measures import RR, R, Success, nDCG
 
+from app.ranking.duplicates import shingles
 from evaluation.sets import Judgements
 
 MEASURES = {
@@ -51,6 +52,17 @@ def figures_of(rankings: Mapping[str, Sequence[str]], judgements: Judgements) ->
     for metric in ir_measures.iter_calc(list(MEASURES.values()), qrels, run):
         figures[metric.query_id][_NAMES[metric.measure]] = float(metric.value)
     return figures
+
+
+def repeats(texts: Sequence[str], resemblance: float = 0.8) -> float:
+    """The share of these passages that repeat one before them: that have at least `resemblance` of their five-word runs
+    in common with it (app/ranking/duplicates.py)."""
+    seen: list[set[tuple[str, ...]]] = []
+    repeated = 0
+    for own in map(shingles, texts):
+        repeated += any(own and len(own & other) >= resemblance * len(own | other) for other in seen)
+        seen.append(own)
+    return repeated / len(texts) if texts else 0.0
 
 
 def mean_of(figures: Mapping[str, Mapping[str, float]]) -> Figures:

@@ -14,10 +14,12 @@ from evaluation.refusing import ANSWERABLE, UNANSWERABLE, curve
 from evaluation.runs import Run, title, when
 from evaluation.significance import Difference, compare
 
-MAIN = {"retrieval": "ndcg@10", "answers": "f1", "answerability": ANSWERABLE}
+MAIN = {"retrieval": "ndcg@10", "answers": "f1", "answerability": ANSWERABLE, "ablation": "ndcg@10"}
 """Kind of run → the figure that runs are compared by."""
 
-LESS_IS_BETTER = frozenset({"refused_answerable", "citation_out_of_range", "seconds"})
+AMOUNTS = ("seconds", "prompt_tokens")
+"""What the names of figures begin with that are no share: not drawn beside those that are, and less is better."""
+LESS_IS_BETTER = (*AMOUNTS, "refused_answerable", "citation_out_of_range", "repeats")
 SHOWN_QUESTIONS = 15
 TEXT_CHARS = 240
 
@@ -86,11 +88,11 @@ def _gain(before: Run, after: Run, name: str) -> Difference | None:
 def _verdict(gain: Difference, name: str) -> str:
     if not gain.significant:
         return ""
-    return "better" if (gain.mean > 0) != (name in LESS_IS_BETTER) else "worse"
+    return "better" if (gain.mean > 0) != name.startswith(LESS_IS_BETTER) else "worse"
 
 
 def _images(run: Run, before: Sequence[Run], last: Run | None, main: str) -> list[dict[str, str]]:
-    names = [name for name in run.means if name != "seconds"]
+    names = [name for name in run.means if not name.startswith(AMOUNTS)]
     shown = [run, *([last] if last else [])]
     shown += [other for other in before if other is not last][:2]
     drawn = {"means of each run": plots.bars(shown, names)}

@@ -4,35 +4,39 @@
     python -m evaluation.retrieval --data FOLDER --set NAME --set NAME --mode dense --mode hybrid
 
 Loads each set's documents as `setup_milvus` does and asks the gateway's POST /search, of services of its own (real
-encoder, simulated generator) or of running ones. docs/evaluation.md says what the figures mean.
+encoder; the real LLM only where it is to expand questions) or of running ones. docs/evaluation.md says what the figures
+mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from contracts.types import SearchMode
-from evaluation import options, report, runs
-from evaluation.finding import HttpFinder
-from evaluation.gateway import FindingFailed, of_each
+from evaluation import commands, options, runs
+from evaluation.finding import EXPANSIONS, HttpFinder
+from evaluation.gateway import of_each
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.significance import compare
-from evaluation.stack import StackError
 
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
 
-GATEWAY_SETTINGS: dict[str, object] = {"milvus_timeout_seconds": 30, "log_level": "warning"}
-"""Of the gateway that we start: Milvus Lite scans, and a question that is late is still to be counted."""
+GATEWAY_SETTINGS: dict[str, object] = {
+    "milvus_timeout_seconds": 60,
+    "model_call_timeout_seconds": 120,
+    "queue_seconds": 600,
+    "log_level": "warning",
+}
+"""Of the gateway that we start: Milvus Lite scans, an LLM may take the CPU, and a question that is late is still to be
+counted."""
 
 
 async def evaluate(
@@ -61,12 +65,16 @@ async def evaluate(
         "documents": len(keys),
         "modes_done": sorted({one.mode for one in found.values()}),
     }
+    expanded = [one.expand_seconds for one in found.values() if one.expand_seconds is not None]
+    if expanded:
+        facts["expand_seconds_median"] = round(float(np.median(expanded)), 4)
     setup = {**setup, "questions": len(found)}
     shown = {
         question.id: {
             "question": question.text,
             "documents": rankings[question.id][:10],
             "similarity": found[question.id].similarity,
+            **({"expansion": texts} if (texts := found[question.id].expansion) is not None else {}),
         }
         for question in questions
     }
@@ -96,42 +104,39 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     rerank = parser.add_mutually_exclusive_group()
     rerank.add_argument("--rerank", dest="rerank", action="store_true", default=None, help="with the reranker")
     rerank.add_argument("--no-rerank", dest="rerank", action="store_false", help="without; default: as configured")
+    parser.add_argument(
+        "--expand",
+        dest="expansions",
+        action="append",
+        choices=EXPANSIONS,
+        help="again for more; default: as configured",
+    )
     parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
     return options.checked(parser, parser.parse_args(arguments))
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
-    """Every set in every mode; each run is saved as soon as it is done. Raises SetError, StackError, FindingFailed."""
-    done: list[runs.Run] = []
-    sets = options.sets_of(chosen)
-    with ExitStack() as started:
-        where = options.services_of(chosen, started, engine="simulated")
-        for one in sets:
-            with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, GATEWAY_SETTINGS)
-                for mode in chosen.modes:
-                    done.append(asyncio.run(_run(chosen, one, mode, url)))
-    return done
+    """Every set in every mode and expansion. Raises SetError, StackError, FindingFailed."""
 
+    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[runs.Run]:
+        done = []
+        for expand in chosen.expansions or [None]:
+            setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
+            if expand is not None:  # runs that do not say are comparable with those from before there was a choice
+                setup["expand"] = expand
+            async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
+                result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
+            done.append(commands.finished(result, chosen.runs, said))
+        return done
 
-async def _run(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
-    setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-    async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank) as finder:
-        result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
-    folder = runs.save(result, chosen.runs)
-    before = runs.earlier(result, chosen.runs)
-    print(said(result, before), flush=True)
-    print(f"  {report.write(result, before, folder)}", flush=True)
-    return result
+    # A simulated generator says nothing that could be searched for.
+    engine = "vllm" if any(expand != "off" for expand in chosen.expansions or ()) else "simulated"
+    each = commands.over(chosen, options.sets_of(chosen), measure, engine=engine, settings=GATEWAY_SETTINGS)
+    return [run for done in each for run in done]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (SetError, StackError, FindingFailed) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.exit_status(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

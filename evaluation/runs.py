@@ -44,6 +44,7 @@ def title(run: Run) -> str:
     setup = run.setup
     parts = [setup["set"], setup["mode"]]
     parts += ["+ rerank"] if setup.get("rerank") else []
+    parts += [f"+ {setup['expand']}"] if setup.get("expand", "off") != "off" else []
     parts += [f"({setup['label']})"] if setup.get("label") else []
     return " ".join(parts)
 
@@ -59,7 +60,9 @@ def new_name(setup: Mapping[str, Any]) -> str:
     now = time.time()
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}"
     what = [str(setup[key]) for key in ("kind", "set", "mode") if setup.get(key)]
-    return "-".join([stamp, *what, *(["rerank"] if setup.get("rerank") else [])])
+    what += ["rerank"] if setup.get("rerank") else []
+    what += [setup["expand"]] if setup.get("expand", "off") != "off" else []
+    return "-".join([stamp, *what])
 
 
 def save(run: Run, runs: Path = RUNS) -> Path:

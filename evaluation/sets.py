@@ -1,9 +1,10 @@
 """Sets of questions with judgements: BEIR's layout (Thakur et al., NeurIPS 2021, datasets track), and the sample.
 
-A set is a folder with `corpus.jsonl.gz` (`_id`, `title`, `text`), `queries.SPLIT.jsonl.gz` (`_id`, `text`, `metadata`)
-and `qrels.SPLIT.tsv` (`query-id`, `corpus-id`, `score`, with a header). A folder that holds the same set in several
-languages has `corpus.LANG.jsonl.gz` and `queries.LANG.SPLIT.jsonl.gz`: `NAME-ru` is its Russian part, and `NAME-de-en`
-asks German questions of the English documents.
+A set is a folder with `corpus.jsonl.gz` (`_id`, `title`, `text`, and `date` where there is one),
+`queries.SPLIT.jsonl.gz` (`_id`, `text`, `metadata`) and `qrels.SPLIT.tsv` (`query-id`, `corpus-id`, `score`, with a
+header). A folder that holds the same set in several languages has `corpus.LANG.jsonl.gz` and
+`queries.LANG.SPLIT.jsonl.gz`: `NAME-ru` is its Russian part, and `NAME-de-en` asks German questions of the English
+documents.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ from setup_milvus.readers import DatasetError
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path("setup_milvus/sample")
-BEIR_COLUMNS = Columns(text="text", title="title", topic="", date="", id="_id")
+BEIR_COLUMNS = Columns(text="text", title="title", topic="", date="date", id="_id")
 Turns = Literal["last", "all"]
 _LANGUAGES = {"en": Language.ENGLISH, "ru": Language.RUSSIAN, "ko": Language.KOREAN, "zh": Language.CHINESE}
 Judgements = Mapping[str, Mapping[str, int]]
@@ -77,6 +78,13 @@ class EvaluationSet:
         """The id that ingestion gives a document → the id that the judgements call it by."""
         own = self.columns.id is None
         return {document.id: document.id if own else document.key for document in self.dataset().documents(Tally())}
+
+
+def evenly(questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:
+    """`limit` of them from the whole file, since neighbours are often of one document; None: all."""
+    if limit is None or limit >= len(questions):
+        return tuple(questions)
+    return tuple(questions[number * len(questions) // limit] for number in range(limit))
 
 
 def open_set(data: Path | None, name: str, *, split: str = "dev", turns: Turns = "last") -> EvaluationSet:

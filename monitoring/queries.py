@@ -23,6 +23,7 @@ NEEDS: tuple[tuple[str, str], ...] = (
     (r"\bpharos_ingest_", "ingestion"),
     (r"rerank", "reranker"),
     (r"\bpharos_cache_lookups_total\{.* > 0\)", "caches"),
+    (r"expand", "expansion"),
     (r"\bpharos:", "rules"),
     (r"^sum by .*\(rate\(pharos_(refused|queue_dropped)_total", "refusals"),
     (r"^sum by \(reason\) \(rate\(pharos_queue_dropped_total", "drops"),
@@ -35,9 +36,9 @@ NEEDS: tuple[tuple[str, str], ...] = (
 
 vllm: the engine `vllm`, not `simulated`. milvus: Milvus Standalone, not Lite. node, dcgm: their exporters. gpu: an
 NVIDIA GPU. locust: a load test that runs. ingestion: a job that runs. reranker: a model service with one. caches: a
-gateway with one that is on. rules: recording rules. refusals, failures: requests that were refused, or had no first
-token. drops: log records that Loki never got. alerts: one that fires. restarts: a service that started within the time
-shown. Log queries need loki.
+gateway with one that is on. expansion: questions that the LLM says in more ways. rules: recording rules. refusals,
+failures: requests that were refused, or had no first token. drops: log records that Loki never got. alerts: one that
+fires. restarts: a service that started within the time shown. Log queries need loki.
 """
 
 

@@ -27,10 +27,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from app.ranking.answerability import CONSIDERED, FEATURES, Calibration, features
 from contracts.types import Passage
+from training.searching import search
 
 Floats = NDArray[np.float64]
 FALSE_REFUSALS = 0.1
@@ -39,7 +39,6 @@ CURVE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SEED = 0
 """Of what is drawn and fitted: two runs give the same."""
 _IN_FLIGHT = 16
-_RETRY_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +92,6 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield msgspec.json.decode(line)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """A gateway that is there and busy, as opposed to one that is not there."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code in (502, 503, 504)
-    return isinstance(error, httpx.ReadTimeout)
-
-
 async def gathered(
     client: httpx.AsyncClient, asked: Sequence[Asked], mode: str, on_done: Callable[[], object] = lambda: None
 ) -> list[dict[str, float]]:
@@ -110,25 +102,13 @@ async def gathered(
 
     async def one(question: Asked) -> dict[str, float]:
         async with slots:
-            hits = (await _search(client, {"question": question.text, "mode": mode, **plain}))["hits"]
+            hits = (await search(client, "/search", {"question": question.text, "mode": mode, **plain}))["hits"]
         on_done()
         passages = [msgspec.convert(hit["passage"], Passage) for hit in hits]
         sparse = [hit["stages"]["sparse"]["score"] for hit in hits if hit["stages"].get("sparse")]
         return features(question.text, passages, max(sparse, default=0.0))
 
     return list(await asyncio.gather(*map(one, asked)))
-
-
-@retry(
-    retry=retry_if_exception(_may_pass),
-    stop=stop_after_delay(_RETRY_SECONDS),
-    wait=wait_exponential_jitter(multiplier=0.5, max=10),
-    reraise=True,
-)
-async def _search(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
-    response = await client.post("/search", json=body)
-    response.raise_for_status()
-    return dict(response.json())
 
 
 def table(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Floats:

@@ -54,6 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--questions", type=_positive, default=4000, help="most training questions of a set (default: %(default)s)")
     add("--validation-questions", type=_positive, default=200, help="most of a set (default: %(default)s)")
     add("--validation-share", type=float, default=0.2, help="of the documents, held out (default: %(default)s)")
+    add("--hold-out-first", type=int, default=0, metavar="N", help="instead: what the first N questions are about")
     add("--candidates", type=_positive, default=50, help="passages a question is searched for (default: %(default)s)")
     add("--validation-candidates", type=_positive, default=50, help="of them reranked (default: %(default)s)")
     add("--max-length", type=_positive, default=192, help="tokens of a pair, the model's window (default: %(default)s)")
@@ -62,8 +63,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=recipe.learning_rate, help="default: %(default)s")
     add("--negatives", type=_positive, default=recipe.negatives, help="of a question (default: %(default)s)")
     add("--batch", type=_positive, default=recipe.questions_per_step, help="questions a step (default: %(default)s)")
-    add("--forward", type=_positive, default=recipe.forward_questions, help="a forward pass (default: %(default)s)")
+    add(
+        "--forward",
+        type=_positive,
+        default=recipe.forward_questions,
+        help="whose graphs are held at once (default: %(default)s)",
+    )
     add("--train-embeddings", action="store_true", help="the word embeddings too")
+    add("--dropout", action="store_true", help="as the model's configuration has it; for long trainings on a GPU")
     add("--frozen-layers", type=int, default=0, help="lowest layers that keep their weights (default: none)")
     add("--threads", type=int, default=0, help="of torch; 1 on a CPU that others use too (default: one per core)")
     add("--device", default=None, help="cpu, cuda or cuda:N (default: a GPU where there is one)")
@@ -82,6 +89,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         forward_questions=options.forward,
         train_embeddings=options.train_embeddings,
         frozen_layers=options.frozen_layers,
+        dropout=options.dropout,
         seed=options.seed,
     )
 
@@ -93,7 +101,9 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
         for given in options.sets:
             name, _, url = given.partition("=")
-            questions = await asyncio.to_thread(Questions, options.data / name, options.validation_share)
+            questions = await asyncio.to_thread(
+                Questions, options.data / name, options.validation_share, options.hold_out_first
+            )
             training, validation = questions.of("training"), questions.of("validation")
             rng = random.Random(options.seed)
             chosen: list[tuple[Part, Question]] = [

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from training.questions import Part, Question, Questions
+from training.searching import search
 
 AT_ONCE = 16
 """Searches that wait at the same time."""
@@ -51,13 +52,13 @@ class NothingFound(Exception):
 def gateway_search(http: httpx.AsyncClient, url: str, top_k: int, mode: str) -> Search:
     """POST /search of the gateway at `url`, without its reranker. It raises httpx.HTTPError."""
 
-    async def search(question: str) -> Sequence[Candidate]:
+    async def found(question: str) -> Sequence[Candidate]:
         body = {"question": question, "mode": mode, "top_k": top_k, "rerank": False, "stages": False}
-        answer = (await http.post(f"{url}/search", json=body)).raise_for_status()
-        passages = [hit["passage"] for hit in answer.json()["hits"]]
+        answer = await search(http, f"{url}/search", body)
+        passages = [hit["passage"] for hit in answer["hits"]]
         return [Candidate(p["document_id"], heading_and_text(p["title"], p["text"])) for p in passages]
 
-    return search
+    return found
 
 
 def heading_and_text(title: str, text: str) -> str:

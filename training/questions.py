@@ -36,18 +36,21 @@ class Question:
 
 class Questions:
     """The judged questions of one set. A document is held out by its title, or where it has none by its key: all
-    paragraphs of one article are on the same side, so that validation asks about nothing that was trained on."""
+    paragraphs of one article are on the same side, so that validation asks about nothing that was trained on.
 
-    def __init__(self, folder: Path, validation_share: float) -> None:
+    Held out is what the first `hold_out_first` questions are about, or without them `validation_share` of the titles,
+    drawn by hash.
+    """
+
+    def __init__(self, folder: Path, validation_share: float, hold_out_first: int = 0) -> None:
         """Raises NoQuestions, and DatasetError for a corpus that cannot be read."""
         self.name = folder.name
-        self._share = validation_share
         corpus = _only(folder, "corpus.jsonl*")
-        self._sides: dict[str, Part] = {}
+        titles: dict[str, str] = {}
         ids: dict[str, str] = {}
         for document in Dataset.open(corpus, BEIR_COLUMNS).documents(Tally()):
             ids[document.key] = document.id
-            self._sides[document.id] = self._side(document.title or document.key)
+            titles[document.id] = document.title or document.key
         answers: dict[str, set[str]] = defaultdict(set)
         with _only(folder, "qrels*.tsv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
@@ -58,6 +61,13 @@ class Questions:
         self.all = [question for question in self.all if question.relevant]
         if not self.all:
             raise NoQuestions(f"{folder} has no question that one of its documents answers")
+        if hold_out_first:
+            held = {titles[document] for question in self.all[:hold_out_first] for document in question.relevant}
+        else:
+            held = {title for title in titles.values() if self._drawn(title) < validation_share}
+        self._sides: dict[str, Part] = {
+            document: "validation" if title in held else "training" for document, title in titles.items()
+        }
 
     def of(self, part: Part) -> list[Question]:
         """The questions all of whose documents are on that side. Those with documents on both are in neither."""
@@ -67,9 +77,9 @@ class Questions:
         """Where a document is; None: it is not of this set."""
         return self._sides.get(document)
 
-    def _side(self, group: str) -> Part:
-        drawn = int(hashlib.sha256(f"{self.name}\x1f{group}".encode()).hexdigest()[:8], 16) / 16**8
-        return "validation" if drawn < self._share else "training"
+    def _drawn(self, title: str) -> float:
+        """From 0 to 1, and always the same."""
+        return int(hashlib.sha256(f"{self.name}\x1f{title}".encode()).hexdigest()[:8], 16) / 16**8
 
 
 def licence_of(folder: Path) -> str:

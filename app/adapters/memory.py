@@ -63,7 +63,9 @@ class MemoryStore:
         inside = [i for i, p in enumerate(self._passages) if (not topics or p.topic in topics) and _passes(p, filters)]
         if not inside:
             return Found(mode, [[] for _ in queries.texts])
-        similarities = queries.vectors @ np.stack([self._vectors[i] for i in inside]).T
+        rows = np.stack([self._vectors[i] for i in inside])
+        asked = queries.asked or queries
+        searched, similarities = queries.vectors @ rows.T, asked.vectors @ rows.T
         passages = [self._passages[i] for i in inside]
         vectors = {self._passages[i].id: self._vectors[i] for i in inside} if with_vectors else {}
 
@@ -71,15 +73,16 @@ class MemoryStore:
             return [msgspec.structs.replace(hit, vector=vectors.get(hit.passage.id)) for hit in hits[:limit]]
 
         if mode == "dense" or language is None:
-            return Found("dense", [finished(_ranked(passages, row, row)) for row in similarities])
+            pairs = zip(searched, similarities, strict=True)
+            return Found("dense", [finished(_ranked(passages, scores, row)) for scores, row in pairs])
         words = [terms(f"{p.title}\n{p.text}", language) for p in passages]
         found = []
-        for text, row in zip(queries.texts, similarities, strict=True):
-            asked = terms(text, language)
-            scores = bm25(asked, words)
+        for text, near, question, row in zip(queries.texts, searched, asked.texts, similarities, strict=True):
+            scores = bm25(terms(text, language), words)
             if mode == "hybrid":
-                scores = _fused(row, scores)
-            hits = _ranked(passages, scores, row, [coverage(asked, set(has)) for has in words])
+                scores = _fused(near, scores)
+            wanted = terms(question, language)
+            hits = _ranked(passages, scores, row, [coverage(wanted, set(has)) for has in words])
             found.append(finished([hit for hit in hits if hit.score > 0]))
         return Found(mode, found)
 

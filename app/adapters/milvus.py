@@ -91,12 +91,17 @@ class MilvusStore:
             mode = "dense"
             self._say_that_there_are_no_terms()
         fields = schema.fields_of(manifest.schema)
+        asked = queries.asked or queries
         if mode == "dense" or manifest.language is None:
-            fields = [*fields, "vector"] if with_vectors else fields
+            fields = [*fields, "vector"] if with_vectors or queries.asked is not None else fields
             rows = await self._dense(queries.vectors, where, limit, fields)
-            return Found("dense", [[dense_hit(row) for row in hits] for hits in rows])
-        asked = [terms(text, manifest.language) for text in queries.texts]
-        texts = [" ".join(words) for words in asked]
+            by = [None] * len(rows) if queries.asked is None else list(queries.asked.vectors)
+            dense = [
+                [dense_hit(row, vector, with_vector=with_vectors) for row in found]
+                for found, vector in zip(rows, by, strict=True)
+            ]
+            return Found("dense", dense)
+        texts = [" ".join(terms(text, manifest.language)) for text in queries.texts]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
         fields = [*fields, "terms", "vector"]
         if mode == "sparse":
@@ -105,7 +110,9 @@ class MilvusStore:
             rows = await self._hybrid(texts, queries.vectors, where, limit, fields)
         hits = [
             [hit_of(row, words, vector, with_vector=with_vectors) for row in found]
-            for found, words, vector in zip(rows, asked, queries.vectors, strict=True)
+            for found, words, vector in zip(
+                rows, [terms(text, manifest.language) for text in asked.texts], asked.vectors, strict=True
+            )
         ]
         return Found(mode, hits)
 

@@ -11,16 +11,20 @@ from contracts.analysis import coverage
 from contracts.types import Hit, Passage
 
 
-def dense_hit(row: dict[str, Any]) -> Hit:
-    """Of a search by vectors; with the passage's where it came along."""
-    similarity = float(row["distance"])
-    stored = row["entity"].get("vector")
-    vector = None if stored is None else _unit(np.asarray(stored, dtype=np.float32))
-    return Hit(passage_of(row["id"], row["entity"], similarity), similarity, vector=vector)
+def dense_hit(row: dict[str, Any], asked: NDArray[np.float32] | None, *, with_vector: bool) -> Hit:
+    """Of a search by vectors. `asked` is the question's, where that is not the one searched by; then the passage's must
+    have come along."""
+    similarity = score = float(row["distance"])
+    vector = None
+    if with_vector or asked is not None:
+        vector = _unit(np.asarray(row["entity"]["vector"], dtype=np.float32))
+        if asked is not None:
+            similarity = float(vector @ asked)
+    return Hit(passage_of(row["id"], row["entity"], similarity), score, vector=vector if with_vector else None)
 
 
 def hit_of(row: dict[str, Any], asked: list[str], vector: NDArray[np.float32], *, with_vector: bool) -> Hit:
-    """Of any other search for the words `asked` and this `vector`, which must bring terms and vector along."""
+    """Of any other search, which must bring terms and vector along; who asks has these words and this `vector`."""
     entity = row["entity"]
     stored = _unit(np.asarray(entity["vector"], dtype=np.float32))
     similarity = float(stored @ vector)

@@ -69,6 +69,8 @@ ANSWER_EXAMPLE = {
         "generate": 0.9,
         "total": 0.93,
         "rerank": None,
+        "expand": None,
+        "arrange": 0.0001,
     },
     "request_id": "0c9f…",
     "mode": "hybrid",
@@ -134,6 +136,7 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
         rerank=body.rerank,
         ranking=body.ranking,
         self_query=body.self_query,
+        expand=body.expand,
     )
 
 

@@ -11,7 +11,7 @@ from app.errors import InvalidRequest
 from app.ranking.options import RankingOptions
 from contracts import wire
 from contracts.filters import METADATA_KEY
-from contracts.types import Filters, SearchMode
+from contracts.types import ExpandMode, Filters, SearchMode
 
 VALUES_MAX = 64
 """Values of one filter."""
@@ -97,6 +97,13 @@ class QuestionBody(BaseModel):
     )
     rerank: bool | None = Field(
         default=None, description="With the reranker or without. Default: PHAROS_RERANK.", examples=[None]
+    )
+
+    expand: ExpandMode | None = Field(
+        default=None,
+        description="Let the LLM say the question in other words (multi_query), or make up a passage that answers it "
+        "(hyde), and search for that too; or not (off). Default: PHAROS_EXPAND.",
+        examples=["off"],
     )
 
     @field_validator("question")

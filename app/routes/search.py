@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_disconnected
-from app.retrieval import Explained, Question, Ranking, RetrieveUseCase
+from app.retrieval import Explained, Question, RetrieveUseCase
 from app.routes.answers import shown
 from app.routes.questions import QuestionBody, within
 from app.settings import Settings
@@ -19,12 +19,15 @@ from app.terms import terms_of
 from app.topics import TopicDirectory
 from contracts import wire
 from contracts.problems import request_id_of
-from contracts.types import Passage, SearchMode
+from contracts.types import ExpandMode, Hit, Passage, SearchMode
 
 FUSED = "fused"
 """The stage of a hybrid search itself; the others are called as their mode."""
 RERANK = "rerank"
 """The last stage, where there is a reranker."""
+EXPANDED = "expanded"
+"""The fusion of a question's searches, where it was phrased in several ways: `phrasing_1` and so on are those of the
+others, and the stages before are the question's own."""
 
 
 class SearchBody(QuestionBody):
@@ -61,15 +64,27 @@ class SearchTimings(msgspec.Struct, frozen=True):
     search: float
     total: float
     rerank: float | None = None
+    expand: float | None = None
+    arrange: float | None = None
+
+
+class ShownExpansion(msgspec.Struct, frozen=True):
+    """What the LLM added to the question: phrasings (multi_query) or passages (hyde). `skipped` says why there are
+    none."""
+
+    mode: ExpandMode
+    texts: tuple[str, ...]
+    skipped: str | None
 
 
 class SearchAnswer(msgspec.Struct, frozen=True):
-    """The answer of POST /search. `mode` is what was really done."""
+    """The answer of POST /search. `mode` is what was really done; `expansion` is None where none was wanted."""
 
     hits: tuple[SearchHit, ...]
     mode: SearchMode
     timings: SearchTimings
     request_id: str
+    expansion: ShownExpansion | None = None
 
 
 EXAMPLE = {
@@ -98,6 +113,7 @@ EXAMPLE = {
     "mode": "hybrid",
     "timings": {"queue": 0.0, "encode": 0.012, "search": 0.009, "total": 0.041},
     "request_id": "0c9f…",
+    "expansion": None,
 }
 
 
@@ -141,6 +157,8 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
             body.rerank,
             body.ranking,
             body.self_query,
+            expand=body.expand,
+            quota=terms.quota,
         )
         explained = await retriever.explain(question, legs=body.stages)
         seconds = SearchTimings(
@@ -149,8 +167,17 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
             search=explained.ranking.search_seconds,
             total=time.monotonic() - terms.arrived,
             rerank=None if explained.reranked is None else explained.reranked.search_seconds,
+            expand=explained.expand_seconds,
+            arrange=explained.arrange_seconds,
         )
-        return SearchAnswer(_hits(explained), explained.ranking.mode, seconds, request_id_of(request))
+        added = explained.expansion
+        return SearchAnswer(
+            _hits(explained),
+            explained.ranking.mode,
+            seconds,
+            request_id_of(request),
+            None if added is None else ShownExpansion(added.mode, added.texts, added.skipped),
+        )
 
     return routes
 
@@ -158,12 +185,17 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
 def _hits(explained: Explained) -> tuple[SearchHit, ...]:
     own = explained.ranking
     name = FUSED if own.mode == "hybrid" else own.mode
-    rankings: list[tuple[str, Ranking]] = [(name, own), *explained.legs.items()]
+    legs = [(leg, ranking.hits) for leg, ranking in explained.legs.items()]
+    if own.fused:
+        phrasings = [(f"phrasing_{i}", hits) for i, hits in enumerate(own.fused[1:], start=1)]
+        rankings = [(name, own.fused[0]), *legs, *phrasings, (EXPANDED, own.hits)]
+    else:
+        rankings = [(name, own.hits), *legs]
     last = own
     if explained.reranked is not None:
         last = explained.reranked
-        rankings.append((RERANK, last))
-    stages = {stage: _scores(ranking) for stage, ranking in rankings}
+        rankings.append((RERANK, last.hits))
+    stages = {stage: _scores(ranked) for stage, ranked in rankings}
     hits = last.hits if explained.arranged is None else explained.arranged
     passages = shown([hit.passage for hit in hits])
     return tuple(
@@ -177,5 +209,5 @@ def _hits(explained: Explained) -> tuple[SearchHit, ...]:
     )
 
 
-def _scores(ranking: Ranking) -> dict[str, StageScore]:
-    return {hit.passage.id: StageScore(rank, hit.score) for rank, hit in enumerate(ranking.hits, start=1)}
+def _scores(hits: Sequence[Hit]) -> dict[str, StageScore]:
+    return {hit.passage.id: StageScore(rank, hit.score) for rank, hit in enumerate(hits, start=1)}

@@ -19,6 +19,7 @@ from app.errors import (
     Unauthorized,
     UnknownTopic,
 )
+from app.expanding import BEARABLE, NOTHING_USABLE
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
@@ -49,6 +50,7 @@ class Metrics:
         self._best_score = telemetry.BEST_SCORE.histogram(registry)
         self._not_in_documents = telemetry.NOT_IN_DOCUMENTS.counter(registry)
         self._rerank_skipped = telemetry.RERANK_SKIPPED.counter(registry)
+        self._expand_skipped = telemetry.EXPAND_SKIPPED.counter(registry)
         self.batches = BatchMetrics(registry)
         self.token_flow = TokenFlow()
         registry.register(self.token_flow)
@@ -67,10 +69,16 @@ class Metrics:
             self._refused.labels(error.code)
         for skipped in (Overloaded, ModelServiceDown, ModelServiceFailed, NoReranker):
             self._rerank_skipped.labels(skipped.code)
+        for reason in (*(failure.code for failure in BEARABLE), NOTHING_USABLE):
+            self._expand_skipped.labels(reason)
 
     def rerank_skipped(self, reason: str) -> None:
         """Count a question that kept the order of the search."""
         self._rerank_skipped.labels(reason).inc()
+
+    def expand_skipped(self, reason: str) -> None:
+        """Count a question that was searched as it is."""
+        self._expand_skipped.labels(reason).inc()
 
     def ended(self, record: RequestRecord) -> None:
         """Count a request that has ended."""

@@ -60,6 +60,7 @@ class RequestRecord:
     finish_reason: str | None = None
     cached: CacheHit | None = None
     question: str | None = None
+    expansion: tuple[str, ...] | None = None
     answer: str | None = None
 
     def note(self, stage: Stage, began: float, ended: float | None = None) -> None:
@@ -122,6 +123,7 @@ class RequestRecord:
             "best_score": None if self.best_score is None else round(self.best_score, 4),
             "cached": self.cached,
             "question": self.question,
+            "expansion": self.expansion,
             "answer": self.answer,
         }
         return {name: value for name, value in known.items() if value is not None}

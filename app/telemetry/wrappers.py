@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from app.asking import NOTHING_RELEVANT, AskEvent, AskRequest, AskUseCase, Done, Sources, Text
+from app.expanding import Expanded, ExpandUseCase
 from app.grounding import GroundUseCase
 from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
 from app.telemetry.record import current_record
@@ -40,6 +41,46 @@ class InstrumentedRetriever:
         if record is not None:
             record.topics = question.topics
         return await self._retriever.explain(question, legs=legs)
+
+
+class InstrumentedExpander:
+    """Notes how long the LLM took to find more ways to say a question and, `with_texts`, what it found."""
+
+    def __init__(self, expander: ExpandUseCase, *, with_texts: bool) -> None:
+        self._expander = expander
+        self._with_texts = with_texts
+
+    async def expand(self, question: Question) -> Expanded | None:
+        """As `Expander.expand`."""
+        record = current_record.get()
+        if record is None:
+            return await self._expander.expand(question)
+        began = time.monotonic()
+        queued = 0.0
+        wanted = True
+        # Its prompts are no answer: their first token, usage and finish reason are not the request's.
+        aside = current_record.set(None)
+        try:
+            expanded = await self._expander.expand(question)
+            if expanded is None:
+                wanted = False
+                return None
+            queued = expanded.queue_seconds
+            if self._with_texts:
+                record.expansion = expanded.expansion.texts
+            return expanded
+        finally:
+            current_record.reset(aside)
+            if wanted:
+                record.note(Stage.QUEUE, began, began + queued)
+                record.note(Stage.EXPAND, began + queued)
+
+
+def note_arranging(began: float, ended: float) -> None:
+    """Notes how long the steps of app/ranking took; `time.monotonic()` instants."""
+    record = current_record.get()
+    if record is not None:
+        record.note(Stage.ARRANGE, began, ended)
 
 
 class InstrumentedGrounding:

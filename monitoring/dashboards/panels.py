@@ -55,6 +55,7 @@ OUTCOMES: dict[str, str] = {
 }
 STAGES: dict[str, str] = {
     Stage.QUEUE: ORANGE,
+    Stage.EXPAND: RED,
     Stage.ENCODE: "blue",
     Stage.SEARCH: GREEN,
     Stage.PROMPT: "yellow",

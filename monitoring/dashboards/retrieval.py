@@ -89,6 +89,22 @@ def _speed() -> list[Panel]:
             limit=SOME,
             span=12,
         ),
+        lines(
+            "Time to say a question in more ways",
+            "The LLM's phrasings or passages for a question; nothing where that is not wanted.",
+            SECONDS,
+            percentiles(t.STAGE_SECONDS, where={"stage": t.Stage.EXPAND, **HERE}, exemplars=True),
+            limit=STAGE,
+            span=12,
+        ),
+        lines(
+            "Questions searched as they are since that failed",
+            "By why. Lasting ones mean that the LLM is too slow for it, or too small (nothing_usable).",
+            PER_SECOND,
+            [ask(rate(t.EXPAND_SKIPPED, "reason", **HERE), "{{reason}}")],
+            limit=SOME,
+            span=12,
+        ),
         *(
             lines(
                 f"{name} of a search, by topic",

@@ -40,9 +40,9 @@ KINDS = {
 }
 """The gateway's batchers: what waits in each, and for whom."""
 STAGES_ARE = (
-    "queue: waiting for a place in a batch. encode: the question becomes a vector. search: Milvus finds passages. "
-    "rerank: a cross-encoder orders them, where there is one. prompt: they are put together. "
-    "generate: the model answers."
+    "queue: waiting for a place in a batch. expand: the model says the question in other words, where that is wanted. "
+    "encode: the question becomes a vector. search: Milvus finds passages. rerank: a cross-encoder orders them, where "
+    "there is one. arrange: they are chosen. prompt: they are put together. generate: the model answers."
 )
 
 
@@ -213,8 +213,11 @@ COLUMNS = {
     "total_seconds": "Total",
     "first_token_seconds": "First token",
     "queue_seconds": "Queue",
+    "expand_seconds": "Expand",
     "encode_seconds": "Encode",
     "search_seconds": "Search",
+    "rerank_seconds": "Rerank",
+    "arrange_seconds": "Arrange",
     "prompt_seconds": "Prompt",
     "generate_seconds": "Generate",
     "route": "Route",

@@ -166,6 +166,38 @@ async def test_both_are_fused_by_reciprocal_rank(store: VectorStore, place: Plac
         assert [hit.score for hit in hits[:2]] == pytest.approx([2 / 61, 1 / 62], abs=1e-5)
 
 
+ASKED = Queries(("Who is Zelminster of Norvane?",), vectors()[:1])
+"""Of its two terms p0 and p1 have one each; its vector is p0's."""
+
+
+@pytest.mark.parametrize("with_vectors", [True, False])
+async def test_passages_are_scored_by_what_is_asked_and_found_by_what_is_searched(
+    store: VectorStore, with_vectors: bool
+) -> None:
+    searched = Queries(("Zelminster?",), vectors()[1:2], asked=ASKED)
+    plain = Queries(("Zelminster?",), vectors()[1:2])
+    for mode in ("dense", "sparse", "hybrid"):
+        found = await store.search(searched, [], 4, mode=mode, with_vectors=with_vectors)
+        hits = found.hits[0]
+        as_ever = (await store.search(plain, [], 4, mode=mode)).hits[0]
+        assert [(hit.passage.id, hit.score) for hit in hits] == [(hit.passage.id, hit.score) for hit in as_ever]
+        assert hits[0].passage.id == "p1"
+        assert hits[0].passage.score == pytest.approx(0, abs=1e-3), mode
+        assert all(hit.passage.score == pytest.approx(float(hit.passage.id == "p0"), abs=1e-3) for hit in hits)
+        assert hits[0].coverage == (None if found.mode == "dense" else pytest.approx(1 / 2))
+        assert [hit.vector is not None for hit in hits] == [with_vectors] * len(hits)
+
+
+async def test_each_of_several_queries_has_its_own_question(store: VectorStore) -> None:
+    rows = vectors()
+    asked = Queries(("", ""), rows[[2, 3]])
+    for mode in ("dense", "hybrid"):
+        found = await store.search(Queries(("storm", "storm"), rows[[3, 2]], asked=asked), [], 4, mode=mode)
+        for hits, own in zip(found.hits, ("p2", "p3"), strict=True):
+            (hit,) = [hit for hit in hits if hit.passage.id == own]
+            assert hit.passage.score == pytest.approx(1, abs=1e-3)
+
+
 async def test_words_are_found_in_other_forms(store: VectorStore, place: Place) -> None:
     if place.has_terms:
         assert sorted(ids(await search(store, 0, text="What is a storming?", mode="sparse"))) == ["p2", "p3"]

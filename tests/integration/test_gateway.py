@@ -32,11 +32,20 @@ def test_an_answer_has_its_sources_usage_and_timings(http: httpx.Client) -> None
     timings = answer["timings"]
     assert set(timings) == {
         "queue", "encode", "search", "prompt", "time_to_first_token", "generate", "total", "rerank",
+        "expand", "arrange",
     }  # fmt: skip
     assert timings.pop("rerank") is None
+    assert timings.pop("expand") is None
     assert all(seconds >= 0 for seconds in timings.values())
     assert timings["time_to_first_token"] <= timings["total"]
-    parts = timings["queue"] + timings["encode"] + timings["search"] + timings["prompt"] + timings["generate"]
+    parts = (
+        timings["queue"]
+        + timings["encode"]
+        + timings["search"]
+        + timings["arrange"]
+        + timings["prompt"]
+        + timings["generate"]
+    )
     assert parts <= timings["total"] + 0.01
     assert answer["request_id"] == response.headers["x-request-id"]
 

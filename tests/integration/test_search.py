@@ -81,6 +81,7 @@ def test_each_hit_has_each_stages_rank_and_score(http: httpx.Client) -> None:
         scores = [score for _, score in of_stage]
         assert scores == sorted(scores, reverse=True)
     assert answer["timings"].pop("rerank") is None, "no reranker is served"
+    assert answer["timings"].pop("expand") is None
     assert all(seconds >= 0 for seconds in answer["timings"].values())
     assert answer["request_id"]
 

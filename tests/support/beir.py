@@ -26,14 +26,15 @@ def write_sample(folder: Path, *, unanswerable: Iterable[str] = ()) -> Path:
         {"_id": f"un{number}", "text": text, "metadata": {"answers": [], "is_impossible": True}}
         for number, text in enumerate(unanswerable)
     ]
-    folder.mkdir(parents=True)
-    _write(folder / "corpus.jsonl.gz", documents)
-    _write(folder / "queries.dev.jsonl.gz", questions)
+    gzipped(folder / "corpus.jsonl.gz", documents)
+    gzipped(folder / "queries.dev.jsonl.gz", questions)
     rows = [f"{id}\t{document}\t1" for id, found in sample.judgements.items() for document in found]
     (folder / "qrels.dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n", encoding="utf-8")
     return folder
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+def gzipped(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a gzipped file of JSON lines, and the folder it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -137,6 +137,7 @@ def test_figures_of_an_answer() -> None:
     assert figures_of(QUESTION, reply) == pytest.approx(
         {
             "seconds": 0.5,
+            "prompt_tokens": 0,
             "refused_answerable": 0,
             "exact_match": 1,
             "f1": 1,
@@ -161,6 +162,7 @@ def test_a_false_refusal_is_a_wrong_answer() -> None:
     figures = figures_of(QUESTION, Reply("Not in the documents.", (), 0.1))
     assert figures == {
         "seconds": 0.1,
+        "prompt_tokens": 0,
         "refused_answerable": 1,
         "exact_match": 0,
         "f1": 0,
@@ -171,8 +173,10 @@ def test_a_false_refusal_is_a_wrong_answer() -> None:
 
 def test_what_cannot_be_answered_is_only_to_be_refused() -> None:
     question = Question("q", "Who lost?", ("made up",), answerable=False)
-    assert figures_of(question, Reply("Not in the documents.", (), 0.1)) == {"seconds": 0.1, "refused_unanswerable": 1}
-    assert figures_of(question, Reply("Panthers [1].", ("x",), 0.1)) == {"seconds": 0.1, "refused_unanswerable": 0}
+    spent = {"seconds": 0.1, "prompt_tokens": 7}
+    for answer, refused in (("Not in the documents.", 1), ("Panthers [1].", 0)):
+        reply = Reply(answer, ("x",), 0.1, ("d",), 7)
+        assert figures_of(question, reply) == {**spent, "refused_unanswerable": refused}
 
 
 def test_a_question_of_unknown_answerability_has_no_refusal_rate() -> None:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evaluation import report, runs
+from evaluation import known_items, report, runs
 from evaluation.answers import asked
 from evaluation.judging import GRADES, LexicalJudge, Rated, agreement, grade_of, rated_answers, score_of
 from evaluation.runs import Run, earlier, load, new_name, save
-from evaluation.sets import EvaluationSet, Question, SetError, open_set
-from setup_milvus.datasets import Tally
-
-
-def gzipped(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
+from evaluation.sets import SAMPLE_FOLDER, EvaluationSet, Question, SetError, open_set
+from setup_milvus.datasets import Document, Tally
+from tests.support.beir import gzipped
 
 CORPUS = [
     {"_id": "d1", "title": "Comet", "text": "A comet was seen.", "metadata": {}},
@@ -257,3 +248,29 @@ def test_ratings_are_read_with_their_passages(tmp_path: Path) -> None:
     assert rated_answers(tmp_path) == [Rated("Seen?", ("Comet\nA comet was seen.",), "A comet.", (4, 2))]
     with pytest.raises(SetError):
         rated_answers(tmp_path / "nowhere")
+
+
+def test_headings_become_questions_of_what_is_known(tmp_path: Path) -> None:
+    out = tmp_path / "data" / "own"
+    assert (
+        known_items.main(["--dataset", str(SAMPLE_FOLDER / "articles.csv"), "--out", str(out), "--questions", "9"]) == 0
+    )
+    made = open_set(tmp_path / "data", "own")
+    documents = list(made.dataset().documents(Tally()))
+    assert len(documents) == 72
+    assert not any(document.title for document in documents)
+    dates = {document.key: document.date for document in documents}
+    assert all(dates.values())
+    assert len(made.judged()) == len(made.questions) == 9
+    halves = [open_set(tmp_path / "data", "own", split=split).questions for split in ("older", "newer")]
+    older, newer = ([dates[question.id] for question in half] for half in halves)
+    assert (len(older), len(newer)) == (4, 5)
+    assert max(older) <= min(newer)
+
+
+def test_a_heading_of_two_documents_asks_for_neither() -> None:
+    documents = [
+        Document(str(n), title, "t", "", "") for n, title in enumerate(["A b c", "a B c", "Too short", "D e f"])
+    ]
+    assert [one.id for one in known_items.asked_about(documents, 10)] == ["3"]
+    assert known_items.splits(documents)["older"] == []

@@ -81,6 +81,7 @@ def test_a_log_line_has_only_fields_that_are_known() -> None:
         finish_reason="stop",
         cached="exact",
         question="?",
+        expansion=("Other words?",),
         answer="!",
     )
     for stage in Stage:

@@ -81,6 +81,13 @@ def test_every_paragraph_of_an_article_is_on_one_side(tmp_path: Path) -> None:
     assert questions.side("of another set") is None
 
 
+def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> None:
+    questions = Questions(beir(tmp_path / "toys"), 0.3, hold_out_first=PARAGRAPHS + 1)
+    held = {q.id for q in questions.of("validation")}
+    assert held == {f"q{a}{p}" for a in (0, 1) for p in range(PARAGRAPHS)}, "all of the two articles, and no other"
+    assert len(questions.of("training")) == (ARTICLES - 2) * PARAGRAPHS
+
+
 def test_a_question_with_documents_on_both_sides_is_on_neither(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
     before = Questions(folder, 0.3)
