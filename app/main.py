@@ -166,6 +166,7 @@ def create_app(
         facts.reranker,
         policy=settings.rerank,
         candidates=settings.rerank_candidates,
+        prior=settings.rerank_prior,
         skipped=metrics.rerank_skipped,
     )
     arranging = ArrangingRetriever(

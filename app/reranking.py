@@ -15,6 +15,7 @@ import msgspec
 
 from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded
 from app.merging import MergingReranker
+from app.ranking.prior import with_prior
 from app.retrieval import Explained, Question, Ranking, Retrieved, RetrieveUseCase
 from app.surviving import Survival
 from contracts.types import Hit, Pair, Passage
@@ -27,7 +28,8 @@ _BEARABLE = (ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded)
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """Hits best first, whose scores are the reranker's (0 to 1), and the seconds they waited and took."""
+    """Hits best first, whose scores are the reranker's (0 to 1) with the search's order as a prior, and the seconds
+    they waited and took."""
 
     hits: tuple[Hit, ...]
     queue_seconds: float
@@ -36,7 +38,8 @@ class Reranked:
 
 class Reranking:
     """`served` names the reranker that is served, "" for none; `policy` "off" asks it nothing at all. `candidates` is
-    how many hits are scored for each question. `skipped` is told the code of each failure that a question survives."""
+    how many hits are scored for each question, `prior` how much their rank in the search counts beside the score
+    (app/ranking/prior.py). `skipped` is told the code of each failure that a question survives."""
 
     def __init__(
         self,
@@ -45,11 +48,13 @@ class Reranking:
         *,
         policy: Literal["auto", "off"] = "auto",
         candidates: int = 50,
+        prior: float = 0.0,
         skipped: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reranker = reranker
         self._served = served
         self._policy = policy
+        self._prior = prior
         self._survival = Survival(log, "passages keep the order of the search, since reranking fails", skipped)
         self.candidates = candidates
 
@@ -92,7 +97,7 @@ class Reranking:
             self._survival.survived(failure)
             return None
         self._survival.went_well()
-        scores = served.value.scores.tolist()
+        scores = with_prior(served.value.scores.tolist(), self._prior)
         # Stable: of equal scores the search's order decides.
         order = sorted(range(len(scored)), key=lambda i: -scores[i])
         best = [msgspec.structs.replace(scored[i], score=scores[i]) for i in order]

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         "auto", description="auto: passages are reranked where the model service has a reranker; off: never."
     )
     rerank_candidates: int = Field(50, ge=1, le=1000, description="Passages the reranker reads for a question.")
+    rerank_prior: float = Field(
+        0.8,
+        ge=0,
+        le=4,
+        description="What the search's order counts beside the reranker's scores (docs/reranking.md); 0: nothing.",
+    )
     rerank_batch_pairs: int = Field(
         128, ge=1, le=RERANK_PAIRS_MAX, description="Most pairs in one /rerank; 1024 suits a GPU."
     )

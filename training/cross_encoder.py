@@ -57,6 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hold-out-first", type=int, default=0, metavar="N", help="instead: what the first N questions are about")
     add("--candidates", type=_positive, default=50, help="passages a question is searched for (default: %(default)s)")
     add("--validation-candidates", type=_positive, default=50, help="of them reranked (default: %(default)s)")
+    add("--prior", type=float, default=0.8, help="as PHAROS_RERANK_PRIOR, when validating (default: %(default)s)")
     add("--max-length", type=_positive, default=192, help="tokens of a pair, the model's window (default: %(default)s)")
     add("--epochs", type=float, default=recipe.epochs, help="default: %(default)s")
     add("--minutes", type=float, default=recipe.seconds / 60, help="of training at most (default: %(default)s)")
@@ -146,7 +147,7 @@ def run(options: argparse.Namespace) -> Path:
     log.info("%d steps over %d pairs in %.0f s", trained.steps, trained.pairs, trained.seconds)
     folder = OWN / str(options.name)
     model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
-    orders = validate(model, mined, options.validation_candidates)
+    orders = validate(model, mined, options.validation_candidates, options.prior)
     licences = {name: licence_of(options.data / name) for name in (each.partition("=")[0] for each in options.sets)}
     (folder / "README.md").write_text(readme(options, trained, orders, licences), encoding="utf-8")
     held_out = [f"{each.set}\t{each.question.id}\n" for each in mined if each.part == "validation"]

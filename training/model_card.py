@@ -36,7 +36,7 @@ Trained on the questions and passages of:
 Whoever gives this model away must heed these licences, and that of {base}.
 
 nDCG@10 on held-out questions (`validation.tsv`), whose documents, and those of the same title, training never saw; the
-first {options.validation_candidates} candidates reranked:
+first {options.validation_candidates} candidates reranked, with PHAROS_RERANK_PRIOR={options.prior:g}:
 
 | set | questions | as searched | reranked |
 | --- | --- | --- | --- |

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.ranking.prior import with_prior
 from training.mining import Mined
 
 DEPTH = 10
@@ -22,16 +23,19 @@ class Order:
     reranked: float
 
 
-def validate(model: Any, mined: Sequence[Mined], candidates: int, batch_pairs: int = 32) -> list[Order]:
-    """For each set, the order of the first `candidates` of its validation questions. A question none of whose documents
-    was found counts as zero in both."""
+def validate(
+    model: Any, mined: Sequence[Mined], candidates: int, prior: float = 0.0, batch_pairs: int = 32
+) -> list[Order]:
+    """For each set, the order of the first `candidates` of its validation questions; reranked as a gateway does whose
+    PHAROS_RERANK_PRIOR is `prior`. A question none of whose documents was found counts as zero in both."""
     held = [each for each in mined if each.part == "validation"]
     pairs = [[each.question.text, c.text] for each in held for c in each.candidates[:candidates]]
     scores = iter(model.predict(pairs, batch_size=batch_pairs, show_progress_bar=False) if pairs else [])
     found: dict[str, list[tuple[float, float]]] = {}
     for each in held:
         documents = [c.document for c in each.candidates[:candidates]]
-        scored = sorted(((float(next(scores)), -i) for i in range(len(documents))), reverse=True)
+        weighed = with_prior([float(next(scores)) for _ in documents], prior)
+        scored = sorted(((score, -i) for i, score in enumerate(weighed)), reverse=True)
         relevant = each.question.relevant
         reranked = [documents[-i] for _, i in scored]
         found.setdefault(each.set, []).append((ndcg(documents, relevant), ndcg(reranked, relevant)))

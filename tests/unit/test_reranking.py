@@ -86,6 +86,11 @@ async def test_only_the_first_candidates_are_scored_and_the_others_follow() -> N
     assert setting.reranker.calls == [[Pair(ASKED, "oil fell"), Pair(ASKED, "the final")]]
 
 
+async def test_the_order_of_the_search_counts_as_much_as_it_is_told_to() -> None:
+    assert await Setting().order(5) == ["p2", "p3", "p1", "p4", "p0"]
+    assert await Setting(prior=2.5).order(5) == ["p2", "p1", "p3", "p4", "p0"]
+
+
 async def test_the_score_of_a_hit_is_the_rerankers_and_the_passages_stays() -> None:
     setting = Setting(candidates=3)
     async with setting.merging.batcher:
