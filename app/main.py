@@ -92,7 +92,11 @@ def network_adapters(settings: Settings) -> Adapters:
         prompts_max=settings.replica_prompts,
     )
     store = MilvusStore(
-        settings.milvus_uri, settings.milvus_token, settings.collection, settings.milvus_timeout_seconds
+        settings.milvus_uri,
+        settings.milvus_token,
+        settings.collection,
+        settings.milvus_timeout_seconds,
+        settings.fusion,
     )
     return Adapters(
         replicas=Replicas(

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.quota import ApiKey
 from app.ranking.options import RankingOptions
-from contracts.types import ExpandMode, SearchMode
+from contracts.types import ExpandMode, Fusion, SearchMode
 from contracts.wire import ENCODE_TEXTS_MAX, PROMPTS_MAX, RERANK_PAIRS_MAX
 
 
@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     )
     search_mode: SearchMode = Field(
         "hybrid", description="How to search where a request does not say: hybrid, dense (vectors) or sparse (words)."
+    )
+    fusion: Fusion = Field(
+        "scores", description="How a hybrid search makes one of its legs: by their scores, or by reciprocal ranks."
     )
     min_coverage: float = Field(
         0.75,

@@ -202,10 +202,14 @@ class Queries(msgspec.Struct, frozen=True):
     asked: Queries | None = None
 
 
+Fusion = Literal["scores", "ranks"]
+"""How the legs of a hybrid search become one: by a weighted sum of their scores, or by reciprocal ranks."""
+
+
 class Hit(msgspec.Struct, frozen=True):
     """A passage as a search found it.
 
-    `score` is by the search's mode: the cosine similarity, BM25, or reciprocal rank fusion's sum. `coverage` is the
+    `score` is by the search's mode: the cosine similarity, BM25, or what fusion made of both. `coverage` is the
     share of the question's terms that the passage has, 0 to 1; None in a search by vectors alone. `vector` is the
     passage's, where the search was asked for it.
     """

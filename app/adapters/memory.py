@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.fusing import hybrid
 from contracts.analysis import Language, coverage, terms
 from contracts.collection import BM25_PARAMS
 from contracts.filters import day_number
@@ -20,6 +21,7 @@ from contracts.types import (
     CollectionVersion,
     Filters,
     Found,
+    Fusion,
     Hit,
     Passage,
     Queries,
@@ -28,15 +30,14 @@ from contracts.types import (
     Vectors,
 )
 
-RRF_K = 60
-
 
 class MemoryStore:
     """`add` takes passages and their normalised vectors; a search is a full scan. `language` is that of the terms;
     None: there are none, as in a Milvus without BM25."""
 
-    def __init__(self, language: Language | None = Language.ENGLISH) -> None:
+    def __init__(self, language: Language | None = Language.ENGLISH, fusion: Fusion = "scores") -> None:
         self._language = language
+        self._fusion: Fusion = fusion
         self._passages: list[Passage] = []
         self._vectors: list[Vectors] = []
         self._version: CollectionVersion | None = None
@@ -78,12 +79,14 @@ class MemoryStore:
         words = [terms(f"{p.title}\n{p.text}", language) for p in passages]
         found = []
         for text, near, question, row in zip(queries.texts, searched, asked.texts, similarities, strict=True):
-            scores = bm25(terms(text, language), words)
-            if mode == "hybrid":
-                scores = _fused(near, scores)
             wanted = terms(question, language)
-            hits = _ranked(passages, scores, row, [coverage(wanted, set(has)) for has in words])
-            found.append(finished([hit for hit in hits if hit.score > 0]))
+            covered = [coverage(wanted, set(has)) for has in words]
+            scores = bm25(terms(text, language), words)
+            hits = [hit for hit in _ranked(passages, scores, row, covered) if hit.score > 0]
+            if mode == "hybrid":
+                nearness = {p.id: float(s) for p, s in zip(passages, near, strict=True)}
+                hits = hybrid(_ranked(passages, near, row, covered), hits, nearness, self._fusion)
+            found.append(finished(hits))
         return Found(mode, found)
 
     async def neighbours(self, spans: Sequence[ChunkSpan]) -> list[Passage]:
@@ -123,15 +126,6 @@ def bm25(asked: Sequence[str], documents: Sequence[Sequence[str]]) -> NDArray[np
             tf = count[term]
             scores[i] += idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * len(documents[i]) / mean))
     return scores
-
-
-def _fused(similarities: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reciprocal rank fusion; a passage without any of the terms is not ranked by them."""
-    fused = np.zeros(len(scores), dtype=np.float32)
-    for leg, ranked in ((similarities, np.isfinite(similarities)), (scores, scores > 0)):
-        for rank, i in enumerate(np.argsort(-leg, kind="stable"), start=1):
-            fused[i] += 1 / (RRF_K + rank) if ranked[i] else 0
-    return fused
 
 
 def _ranked(

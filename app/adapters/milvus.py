@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
-from pymilvus import AnnSearchRequest, AsyncMilvusClient, MilvusException, RRFRanker
+from pymilvus import AsyncMilvusClient, MilvusException
 
-from app.adapters.milvus_rows import dense_hit, hit_of, passage_of
+from app.adapters.milvus_rows import dense_hit, hybrid_hits, passage_of, sparse_hit
 from app.errors import InvalidRequest, StoreDown, StoreFailed
 from contracts import collection as schema
 from contracts.analysis import terms
@@ -23,6 +23,7 @@ from contracts.types import (
     CollectionVersion,
     Filters,
     Found,
+    Fusion,
     Passage,
     Queries,
     SearchMode,
@@ -36,9 +37,6 @@ T = TypeVar("T")
 Rows = list[list[dict[str, Any]]]
 """Of each query."""
 
-RRF_K = 60
-"""Reciprocal rank fusion's constant: Cormack, Clarke and Büttcher, SIGIR 2009. Milvus' default too."""
-
 _MANIFEST_SECONDS = 30.0
 
 _CONCURRENT_COUNTS = 4
@@ -51,16 +49,20 @@ class MilvusStore:
     """One client, which connects when first used, so that the gateway starts and recovers without Milvus.
 
     `timeout_seconds` bounds each call. Bounded staleness is Milvus' default and what a search wants; the counts of
-    `topics` are read strongly, since people look at them right after an upload.
+    `topics` are read strongly, since people look at them right after an upload. `fusion` is how a hybrid search makes
+    one of its legs.
     """
 
-    def __init__(self, uri: str, token: str, collection: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, uri: str, token: str, collection: str, timeout_seconds: float, fusion: Fusion = "scores"
+    ) -> None:
         # pymilvus logs every failed call with its traceback; the gateway answers and logs the failure itself.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._client = AsyncMilvusClient(uri, token=token, grpc_options=schema.GRPC_OPTIONS)
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
         self._timeout = timeout_seconds
+        self._fusion: Fusion = fusion
         self._known: Manifest | None = None
         self._known_at = 0.0
         self._said = False
@@ -102,19 +104,21 @@ class MilvusStore:
             ]
             return Found("dense", dense)
         texts = [" ".join(terms(text, manifest.language)) for text in queries.texts]
+        words = [terms(text, manifest.language) for text in asked.texts]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
         fields = [*fields, "terms", "vector"]
         if mode == "sparse":
             rows = await self._sparse(texts, where, limit, fields)
-        else:
-            rows = await self._hybrid(texts, queries.vectors, where, limit, fields)
-        hits = [
-            [hit_of(row, words, vector, with_vector=with_vectors) for row in found]
-            for found, words, vector in zip(
-                rows, [terms(text, manifest.language) for text in asked.texts], asked.vectors, strict=True
+            each = zip(rows, words, asked.vectors, strict=True)
+            return Found(
+                "sparse", [[sparse_hit(row, *own, with_vector=with_vectors) for row in found] for found, *own in each]
             )
-        ]
-        return Found(mode, hits)
+        depth = leg_depth(limit)
+        near, worded = await asyncio.gather(
+            self._dense(queries.vectors, where, depth, fields), self._sparse(texts, where, depth, fields)
+        )
+        legs = zip(near, worded, words, asked.vectors, queries.vectors, strict=True)
+        return Found("hybrid", [hybrid_hits(*own, self._fusion, with_vector=with_vectors)[:limit] for own in legs])
 
     def _say_that_there_are_no_terms(self) -> None:
         if not self._said:
@@ -150,24 +154,6 @@ class MilvusStore:
                 limit=limit,
                 output_fields=fields,
                 search_params={"metric_type": schema.BM25},
-                retry_times=schema.RETRIES,
-            ),
-            if_missing=[[] for _ in texts],
-        )
-
-    async def _hybrid(self, texts: list[str], vectors: Vectors, where: str, limit: int, fields: list[str]) -> Rows:
-        depth = leg_depth(limit)
-        legs = [
-            AnnSearchRequest(list(vectors), "vector", {"metric_type": schema.METRIC}, limit=depth, expr=where or None),
-            AnnSearchRequest(texts, "sparse", {"metric_type": schema.BM25}, limit=depth, expr=where or None),
-        ]
-        return await self._call(
-            lambda: self._client.hybrid_search(
-                self._collection,
-                reqs=legs,
-                ranker=RRFRanker(RRF_K),
-                limit=limit,
-                output_fields=fields,
                 retry_times=schema.RETRIES,
             ),
             if_missing=[[] for _ in texts],

@@ -43,8 +43,14 @@ def names(simulated: Service, milvus_lite: Service, logs: Path, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def http_names(names: str, simulated: Service, milvus_lite: Service, logs: Path) -> Iterator[httpx.Client]:
+    # By ranks: cosines of hashed words say too little of meaning to be weighed against the words themselves.
     service = processes.gateway(
-        logs / "gateway-names.log", simulated.url, milvus_lite.url, collection=names, min_score=MIN_SCORE
+        logs / "gateway-names.log",
+        simulated.url,
+        milvus_lite.url,
+        collection=names,
+        min_score=MIN_SCORE,
+        fusion="ranks",
     )
     service.start()
     with asking.client(service.url) as client:

@@ -1,4 +1,4 @@
-"""Rankings fused by reciprocal rank."""
+"""Rankings fused: the legs of a hybrid search by their scores, several searches by reciprocal rank."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fusing import by_reciprocal_rank
-from contracts.types import Hit, Passage
+from app.fusing import by_reciprocal_rank, hybrid
+from contracts.types import Fusion, Hit, Passage
 
 
 def hit(id: str, score: float = 0.5, coverage: float | None = None) -> Hit:
@@ -33,6 +33,41 @@ def test_only_the_score_of_a_hit_changes() -> None:
 
 def test_nothing_gives_nothing() -> None:
     assert by_reciprocal_rank([]) == by_reciprocal_rank([[], []]) == []
+    assert hybrid([], [], {}, "scores") == hybrid([], [], {}, "ranks") == []
+
+
+def test_a_hybrid_score_is_the_similarity_and_the_share_of_the_best_bm25() -> None:
+    dense, sparse = [hit("a", 0.8), hit("b", 0.6)], [hit("c", 20.0), hit("b", 10.0)]
+    fused = hybrid(dense, sparse, {"b": 0.6, "c": 0.1}, "scores")
+    assert ids(fused) == ["b", "a", "c"]
+    assert [hit.score for hit in fused] == pytest.approx([0.7 * 0.6 + 0.3 * 0.5, 0.7 * 0.8, 0.7 * 0.1 + 0.3])
+
+
+def test_how_far_the_first_is_ahead_counts_by_score_and_not_by_rank() -> None:
+    dense, sparse = [hit("a", 0.51), hit("b", 0.50)], [hit("b", 30.0), hit("a", 3.0)]
+    similarities = {"a": 0.51, "b": 0.50}
+    assert ids(hybrid(dense, sparse, similarities, "scores")) == ["b", "a"]
+    assert ids(hybrid(dense, sparse, similarities, "ranks")) == ["a", "b"], "a tie, which the first leg decides"
+
+
+@pytest.mark.parametrize("fusion", ["scores", "ranks"])
+def test_with_one_leg_the_order_is_its(fusion: Fusion) -> None:
+    ranking = [hit("a", 0.3), hit("b", 0.2), hit("c", -0.1)]
+    assert ids(hybrid(ranking, [], {}, fusion)) == ["a", "b", "c"]
+    assert ids(hybrid([], ranking[:2], {"a": 0.0, "b": 0.0}, fusion)) == ["a", "b"]
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(st.floats(-1, 1), st.floats(0.01, 50)), min_size=1))
+def test_whoever_is_better_in_both_legs_is_better(given: dict[str, tuple[float, float]]) -> None:
+    dense = sorted((hit(id, near) for id, (near, _) in given.items()), key=lambda hit: -hit.score)
+    sparse = sorted((hit(id, words) for id, (_, words) in given.items()), key=lambda hit: -hit.score)
+    fused = hybrid(dense, sparse, {id: near for id, (near, _) in given.items()}, "scores")
+    order = ids(fused)
+    assert sorted(order) == sorted(given)
+    assert all(-1 <= one.score <= 1 + 1e-9 for one in fused)
+    for i, first in enumerate(order):
+        for second in order[i + 1 :]:
+            assert any(a >= b for a, b in zip(given[first], given[second], strict=True))
 
 
 rankings = st.lists(st.lists(st.sampled_from("abcdefghij"), unique=True), max_size=5)
