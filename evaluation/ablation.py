@@ -35,6 +35,10 @@ T = TypeVar("T", bound=Timed)
 AT_ONCE = (1, 8)
 """Questions at a time for which the wait is measured."""
 
+VECTORS_KEPT = 10_000
+"""A question is encoded once, not once for each switch, where none of them has to do with encoding: it is the same, and
+noise in what is timed."""
+
 RANKED = ("ndcg@10", "recall@10", "mrr@10", "top-1")
 READ = ("source_recall", "source_precision", "prompt_tokens")
 """What can be said of what the model read; of what it made of that, only where the generator is a real one."""
@@ -218,6 +222,8 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
         return done
 
     settings = GATEWAY_SETTINGS | switches.settings_of(wanted)
+    if not any(one.switch.settings or one.switch.asks_model for one in wanted):
+        settings["cache_vectors"] = VECTORS_KEPT
     each = commands.over(chosen, sets, measure, engine=chosen.engine, settings=settings)
     return [ablation for of_set in each for ablation in of_set]
 

@@ -26,8 +26,8 @@ from evaluation.sets import EvaluationSet, Question, evenly
 from evaluation.significance import compare
 
 GATEWAY_SETTINGS: dict[str, object] = {
-    "milvus_timeout_seconds": 60,
-    "model_call_timeout_seconds": 60,
+    "milvus_timeout_seconds": 120,
+    "model_call_timeout_seconds": 300,
     "request_timeout_seconds": 600,
     "queue_seconds": 600,
     "log_level": "warning",
