@@ -244,7 +244,8 @@ class Timings(msgspec.Struct, frozen=True):
 
 class ModelCard(msgspec.Struct, frozen=True):
     """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens).
-    `reranker` is "" where there is none."""
+    `reranker` is "" where there is none. `encoder_backend` is what computes the encoder: its vectors are the same with
+    each but for what int8 rounds off."""
 
     encoder: str
     dimension: int
@@ -253,6 +254,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     context_window: int
     engine: str
     reranker: str = ""
+    encoder_backend: str = "torch"
 
 
 class Readiness(msgspec.Struct, frozen=True):
