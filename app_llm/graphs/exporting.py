@@ -73,7 +73,7 @@ def export(kind: Kind, model: Any, target: Path) -> list[str]:
     inputs = inputs_of(kind, model)
     names = list(inputs)
 
-    class Whole(torch.nn.Module):
+    class Whole(torch.nn.Module):  # type: ignore[misc]  # torch's types are not read
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from app_llm.graphs.exported import open_model
-from app_llm.graphs.running import GraphModel
+from app_llm.graphs.running import GraphModel, sigmoid
 from app_llm.graphs.types import Backend
 from contracts.types import Encoding, Pair, Scores
 
@@ -57,4 +55,4 @@ class GraphReranker:
 
     def _rerank(self, pairs: list[Pair]) -> Scores:
         output = self._model(pairs)
-        return Scores(1 / (1 + np.exp(-output.rows[:, 0])), output.lengths, output.truncated)
+        return Scores(sigmoid(output.rows[:, 0]), output.lengths, output.truncated)

@@ -37,7 +37,7 @@ def weights_only(source: Path, target: Path) -> None:
     """For OpenVINO: int8 weights with a scale for each column, in the form that it reads as compressed weights; it
     makes int8 of what they are multiplied with by itself (dynamic quantisation), in groups of 32 values.
 
-    nncf.compress_weights makes the same of the same graph, and would bring some 30 packages.
+    nncf.compress_weights does the like, and brings a package that reports its use to Intel.
     """
     import onnx
     from onnx import helper, numpy_helper

@@ -14,6 +14,12 @@ from app_llm.tokens import WindowedTokenizer
 from contracts.types import Pair
 
 
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From 0 to 1, without overflow."""
+    half: NDArray[np.float32] = np.tanh(0.5 * logits) / 2
+    return half + np.float32(0.5)
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """A row for each text, how many tokens each has, and which were cut."""
