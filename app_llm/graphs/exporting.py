@@ -1,4 +1,4 @@
-"""A SentenceTransformer or CrossEncoder as a float32 ONNX graph, pooling and normalisation included."""
+"""A SentenceTransformer or CrossEncoder as a float32 ONNX graph, its pooling and all other modules included."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def export(kind: Kind, model: Any, target: Path) -> list[str]:
 
         def forward(self, *tensors: Any) -> Any:
             output = self.model(dict(zip(names, tensors, strict=True)))[OUTPUT[kind]]
-            if kind == "encoder":
-                return torch.nn.functional.normalize(output, p=2, dim=-1)
-            return output.reshape(-1, 1)
+            return output if kind == "encoder" else output.reshape(-1, 1)
 
     shapes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
     with torch.inference_mode():

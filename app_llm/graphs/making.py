@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app_llm.graphs import exporting, quantising
 from app_llm.graphs.exported import DESCRIPTION, GRAPH, TOKENIZER, folder_of, open_export
-from app_llm.graphs.running import sigmoid
+from app_llm.graphs.running import sigmoid, unit
 from app_llm.graphs.types import Backend, Description, GraphError, Kind
 from app_llm.tokens import WindowedTokenizer
 
@@ -100,5 +100,5 @@ def _check(target: Path, description: Description, right: NDArray[np.float32], b
 
 def _similarity(kind: Kind, rows: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     if kind == "encoder":
-        return float((rows * right).sum(axis=1).min())
+        return float((unit(rows) * unit(right)).sum(axis=1).min())
     return float(1 - np.abs(sigmoid(rows) - sigmoid(right)).max())

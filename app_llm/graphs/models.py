@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from app_llm.graphs.exported import open_model
-from app_llm.graphs.running import GraphModel, sigmoid
+from app_llm.graphs.running import GraphModel, sigmoid, unit
 from app_llm.graphs.types import Backend
 from contracts.types import Encoding, Pair, Scores
 
@@ -31,7 +31,7 @@ class GraphEncoder:
 
     def _encode(self, texts: list[str]) -> Encoding:
         output = self._model(texts)
-        return Encoding(output.rows, output.lengths, output.truncated)
+        return Encoding(unit(output.rows), output.lengths, output.truncated)
 
     def tokenizer_json(self) -> str:
         return self._model.tokenizer.json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 from app_llm.graphs.types import Backend, GraphError
 
@@ -18,10 +19,15 @@ TO_RUN: dict[Backend, tuple[str, ...]] = {
 TO_EXPORT = ("onnx", "onnxscript")
 
 
-def require(backend: Backend, *, to_export: bool = False) -> None:
+def installed(package: str) -> bool:
+    """Whether it could be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require(backend: Backend, *, to_export: bool = False, has: Callable[[str], bool] = installed) -> None:
     """Raises GraphError, with the command that installs them, where packages are missing."""
     needed = TO_RUN[backend] + (TO_EXPORT if to_export else ())
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in needed if not has(name)]:
         raise GraphError(
             f"The backend {backend} needs {' and '.join(missing)}, which this environment has not: {INSTALL}"
         )

@@ -20,6 +20,13 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return half + np.float32(0.5)
 
 
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of length 1 to float32's last digits, which a model's own normalisation in bfloat16 is not. Zeros stay zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    normalised: NDArray[np.float32] = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return normalised
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """A row for each text, how many tokens each has, and which were cut."""

@@ -26,7 +26,7 @@ class Graph(Protocol):
     """A model's forward pass on one batch."""
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """One row for each text: the unit vectors of an encoder, the logits of a cross-encoder in one column."""
+        """One row for each text: the vectors of an encoder, the logits of a cross-encoder in one column."""
         ...
 
 
