@@ -32,12 +32,12 @@ def make(kind: Kind, model: Path, backend: Backend) -> Path:
     if (folder / DESCRIPTION).is_file():
         return folder
     if backend in ("onnx", "openvino"):
-        return _kept(folder, lambda unfinished: _export(kind, model, unfinished, backend))
+        return kept(folder, lambda unfinished: _export(kind, model, unfinished, backend))
     source = make(kind, model, "openvino" if backend == "openvino-int8" else "onnx")
-    return _kept(folder, lambda unfinished: _quantise(source, unfinished, backend))
+    return kept(folder, lambda unfinished: _quantise(source, unfinished, backend))
 
 
-def _kept(folder: Path, write: Callable[[Path], None]) -> Path:
+def kept(folder: Path, write: Callable[[Path], None]) -> Path:
     """`folder`, written beside its place and moved there whole: an interrupted export leaves nothing half-done, and of
     two processes that export at the same time one's is kept."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
