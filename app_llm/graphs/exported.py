@@ -59,7 +59,7 @@ def exported(kind: Kind, model: Path, backend: Backend) -> Path:
 
 def folder_of(model: Path, backend: Backend) -> Path:
     """Where the export of exactly these files belongs."""
-    model = model.resolve()
+    model = model.absolute()  # not where a link leads: that may be read-only
     return model.with_name(f"{model.name}.{_FORM[backend]}-{fingerprint(model)}")
 
 
