@@ -29,7 +29,7 @@ ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [
 
 test: ## set up and run every test
 	@$(MAKE) --no-print-directory install
-	@$(PYTHON) -m launch.install dev
+	@$(PYTHON) -m launch.install dev backends
 	$(PY) -m pytest $(TESTS)
 
 MINUTES ?= 10
@@ -53,7 +53,7 @@ check: ## ruff, mypy --strict, and the rules of Prometheus and Alertmanager
 
 bench: ## measure Pharos beside what people use today; writes docs/benchmarks.md (NAMES="encode relay" for some)
 	@$(MAKE) --no-print-directory install
-	@$(PYTHON) -m launch.install dev bench
+	@$(PYTHON) -m launch.install dev bench backends
 	@$(PY) -m benchmarks $(NAMES) $(OPTIONS)
 
 evaluate: ## is the right passage found: make evaluate [DATA=folder SETS="name name"] [MODES="dense sparse hybrid"] [OPTIONS="--limit-queries 200"]

@@ -1,4 +1,4 @@
-"""A SentenceTransformer as the `Encoder` port, off the event loop."""
+"""A SentenceTransformer as the `Encoder` port, off the event loop: the backend torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app_llm.errors import NoTokenizer
+from app_llm.tokens import WindowedTokenizer
 from contracts.ports import Encoder
 from contracts.types import Encoding
 
@@ -29,20 +29,12 @@ class SentenceTransformerEncoder:
     """Runs the model in one thread of its own: torch spreads a batch over the cores itself."""
 
     def __init__(self, model: Any, batch_texts: int) -> None:
-        from tokenizers import Tokenizer
-
         self._model = model
         self._batch_texts = batch_texts
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
         self.dimension = int(model.get_embedding_dimension())
-        self.window = int(model.max_seq_length)
-        backend = getattr(model.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise NoTokenizer("The encoder's tokenizer has no fast (tokenizer.json) form.")
-        # A copy that does not truncate, to see by how much a text is too long.
-        self._tokenizer = Tokenizer.from_str(backend.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = WindowedTokenizer.of(model)
+        self.window = self._tokenizer.window
 
     @classmethod
     async def load(cls, name: str, device: str, threads: int, batch_texts: int) -> SentenceTransformerEncoder:
@@ -65,13 +57,12 @@ class SentenceTransformerEncoder:
     def _encode(self, texts: list[str]) -> Encoding:
         if not texts:
             return Encoding(np.zeros((0, self.dimension), dtype=np.float32), ())
-        lengths = tuple(len(encoded.ids) for encoded in self._tokenizer.encode_batch_fast(texts))
+        lengths = self._tokenizer.lengths(texts)
         # SentenceTransformer sorts by length itself, so that each forward pass pads little.
         vectors = self._model.encode(
             texts, batch_size=self._batch_texts, normalize_embeddings=True, show_progress_bar=False
         )
-        truncated = tuple(i for i, length in enumerate(lengths) if length > self.window)
-        return Encoding(np.asarray(vectors, dtype=np.float32), lengths, truncated)
+        return Encoding(np.asarray(vectors, dtype=np.float32), lengths, self._tokenizer.truncated(lengths))
 
     def tokenizer_json(self) -> str:
-        return str(self._tokenizer.to_str())
+        return self._tokenizer.json()

@@ -16,6 +16,8 @@ from app.merging import MergingEncoder, MergingReranker
 from app_llm.encoder import LocalEncoder, SentenceTransformerEncoder
 from app_llm.errors import NotReady
 from app_llm.generator import BatchedGenerator, Engine, HoldingGenerator
+from app_llm.graphs.models import GraphEncoder, GraphReranker
+from app_llm.graphs.packages import require
 from app_llm.hardware import Plan, plan_for_this_machine
 from app_llm.instrumented import InstrumentedEncoder, InstrumentedGenerator, InstrumentedReranker, Metrics
 from app_llm.reranker import CrossEncoderReranker
@@ -111,6 +113,7 @@ class Models:
             context_window=engine.context_tokens,
             engine=settings.engine,
             reranker="" if reranker is None else _reranker_name(settings),
+            encoder_backend=settings.encoder_backend if settings.encoder != "hash" else "hash",
         )
         self._loaded = Loaded(
             card,
@@ -145,6 +148,9 @@ class Models:
         settings = self._settings
         if settings.encoder == "hash" and settings.engine == "simulated" and not _needs_model(settings):
             return _hash_encoder(settings), _overlap_reranker(settings), _simulated_engine(settings)
+        # Before vLLM, which takes its time.
+        for backend in (settings.encoder_backend, settings.reranker_backend):
+            require(backend)
         plan = await asyncio.to_thread(plan_for_this_machine, settings)
         log.info("this machine: %s", plan)
         engine: StoppableEngine
@@ -158,24 +164,27 @@ class Models:
             self._exit.callback(engine.stop)
         else:
             engine = _simulated_engine(settings)
-        encoder: LocalEncoder
-        if settings.encoder == "sentence-transformers":
-            log.info("loading the encoder %s", settings.encoder_model)
-            encoder = await SentenceTransformerEncoder.load(
-                settings.encoder_model, plan.encoder_device, plan.threads, settings.encoder_batch_texts
-            )
-        else:
-            encoder = _hash_encoder(settings)
-        return encoder, await self._reranker(plan), engine
+        return await self._encoder(plan), await self._reranker(plan), engine
+
+    async def _encoder(self, plan: Plan) -> LocalEncoder:
+        settings = self._settings
+        if settings.encoder == "hash":
+            return _hash_encoder(settings)
+        name, backend, batch = settings.encoder_model, settings.encoder_backend, settings.encoder_batch_texts
+        log.info("loading the encoder %s (%s)", name, backend)
+        if backend == "torch":
+            return await SentenceTransformerEncoder.load(name, plan.encoder_device, plan.threads, batch)
+        return await GraphEncoder.load(name, backend, plan.threads, batch)
 
     async def _reranker(self, plan: Plan) -> Reranker | None:
         settings = self._settings
         if not _needs_model(settings):
             return _overlap_reranker(settings)
-        log.info("loading the reranker %s", settings.reranker_model)
-        return await CrossEncoderReranker.load(
-            settings.reranker_model, plan.reranker_device, plan.threads, settings.reranker_batch_pairs
-        )
+        name, backend, batch = settings.reranker_model, settings.reranker_backend, settings.reranker_batch_pairs
+        log.info("loading the reranker %s (%s)", name, backend)
+        if backend == "torch":
+            return await CrossEncoderReranker.load(name, plan.reranker_device, plan.threads, batch)
+        return await GraphReranker.load(name, backend, plan.threads, batch)
 
     async def close(self) -> None:
         """Drain the encoder and end the engine's process."""

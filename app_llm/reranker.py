@@ -1,4 +1,4 @@
-"""A sentence-transformers CrossEncoder as the `Reranker` port, off the event loop."""
+"""A sentence-transformers CrossEncoder as the `Reranker` port, off the event loop: the backend torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app_llm.errors import NoTokenizer
+from app_llm.tokens import WindowedTokenizer
 from contracts.types import Pair, Scores
 
 
@@ -20,7 +20,6 @@ class CrossEncoderReranker:
     def __init__(self, model: Any, batch_pairs: int) -> None:
         """Raises ValueError for a classifier of several classes, whose scores are no measure of relevance."""
         import torch
-        from tokenizers import Tokenizer
 
         if model.num_labels != 1:
             raise ValueError(f"The reranker must give one score a pair; this model gives {model.num_labels}.")
@@ -28,14 +27,8 @@ class CrossEncoderReranker:
         self._batch_pairs = batch_pairs
         self._sigmoid = torch.nn.Sigmoid()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reranker")
-        self.window = int(model.max_seq_length)
-        backend = getattr(model.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise NoTokenizer("The reranker's tokenizer has no fast (tokenizer.json) form.")
-        # A copy that does not truncate, to see by how much a pair is too long.
-        self._tokenizer = Tokenizer.from_str(backend.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = WindowedTokenizer.of(model)
+        self.window = self._tokenizer.window
 
     @classmethod
     async def load(cls, name: str, device: str, threads: int, batch_pairs: int) -> CrossEncoderReranker:
@@ -58,7 +51,7 @@ class CrossEncoderReranker:
     def _rerank(self, pairs: list[Pair]) -> Scores:
         if not pairs:
             return Scores(np.zeros(0, dtype=np.float32), ())
-        lengths = tuple(len(encoded.ids) for encoded in self._tokenizer.encode_batch_fast(pairs))
+        lengths = self._tokenizer.lengths(pairs)
         # CrossEncoder sorts by length itself, and its tokenizer cuts the longer part of a pair first.
         scores = self._model.predict(
             [list(pair) for pair in pairs],
@@ -66,5 +59,4 @@ class CrossEncoderReranker:
             activation_fn=self._sigmoid,
             show_progress_bar=False,
         )
-        truncated = tuple(i for i, length in enumerate(lengths) if length > self.window)
-        return Scores(np.asarray(scores, dtype=np.float32), lengths, truncated)
+        return Scores(np.asarray(scores, dtype=np.float32), lengths, self._tokenizer.truncated(lengths))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app_llm.graphs.types import Backend
 
 
 class Settings(BaseSettings):
@@ -39,6 +41,9 @@ class Settings(BaseSettings):
     encoder_model: str = Field(
         "volumes/models/all-MiniLM-L6-v2", description="Encoder: a local folder or a Hugging Face id."
     )
+    encoder_backend: Backend = Field(
+        "torch", description="torch, onnx, onnx-int8, openvino or openvino-int8; all but torch on the CPU only."
+    )
     encoder_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     encoder_batch_texts: int = Field(16, ge=1, description="Texts per forward pass; 256 suits a GPU.")
     encoder_merge_texts: int = Field(64, ge=1, description="Most texts of waiting calls merged; 512 suits a GPU.")
@@ -49,6 +54,9 @@ class Settings(BaseSettings):
     )
     reranker_model: str = Field(
         "", description="Cross-encoder that orders passages again: a local folder or a Hugging Face id; empty: none."
+    )
+    reranker_backend: Backend = Field(
+        "torch", description="torch, onnx, onnx-int8, openvino or openvino-int8; all but torch on the CPU only."
     )
     reranker_device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     reranker_batch_pairs: int = Field(16, ge=1, description="Pairs per forward pass; 256 suits a GPU.")
@@ -61,3 +69,13 @@ class Settings(BaseSettings):
     simulated_sequences: int = Field(256, ge=1, description="Simulated prompts at the same time; others wait.")
     simulated_failure_rate: float = Field(0.0, ge=0, le=1, description="Share of prompts that fail half-way.")
     simulated_dimension: int = Field(384, ge=2, description="Dimension of the hash encoder's vectors.")
+
+    @model_validator(mode="after")
+    def _graphs_run_on_the_cpu(self) -> Settings:
+        for model in ("encoder", "reranker"):
+            backend, device = getattr(self, f"{model}_backend"), getattr(self, f"{model}_device")
+            if backend != "torch" and device not in ("auto", "cpu"):
+                raise ValueError(
+                    f"the {model}'s backend {backend} runs on the CPU, not on {device}; on a GPU use torch"
+                )
+        return self

@@ -266,7 +266,8 @@ class Timings(msgspec.Struct, frozen=True):
 
 class ModelCard(msgspec.Struct, frozen=True):
     """What a model service serves: names, the encoder's dimension and window, the generator's context (in tokens).
-    `reranker` is "" where there is none."""
+    `reranker` is "" where there is none. `encoder_backend` is what computes the encoder: its vectors are the same with
+    each but for what int8 rounds off."""
 
     encoder: str
     dimension: int
@@ -275,6 +276,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     context_window: int
     engine: str
     reranker: str = ""
+    encoder_backend: str = "torch"
 
 
 class Readiness(msgspec.Struct, frozen=True):

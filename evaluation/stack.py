@@ -83,7 +83,7 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
         "eval",
         chosen.name,
         chosen.fingerprint(),
-        Path(where.card().encoder).name,
+        _vectors_of(where.card()),
         str(base.chunk_tokens),
         str(base.chunk_overlap_tokens),
         f"{language}{analysis.REVISION}",
@@ -98,6 +98,12 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     if not outcome.complete:
         raise StackError(f"{chosen.name} was not stored completely: {outcome.stored} of {dict(outcome.expected)}")
     return name
+
+
+def _vectors_of(card: ModelCard) -> str:
+    """What the passages' vectors depend on: the encoder, and its backend where that is not exact."""
+    exact = not card.encoder_backend.endswith("int8")
+    return Path(card.encoder).name + ("" if exact else f"_{card.encoder_backend}")
 
 
 @contextmanager

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 from launch import debian
+from launch.preflight import environment_with_dotenv
 
 VENV = Path(".venv")
 LOCKS = Path("requirements")
 ACCELERATORS = ("cpu", "gpu")
+BACKENDS = "backends"
 
 
 def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
@@ -45,6 +47,15 @@ def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
     if "dev" in names:
         for program in debian.PROGRAMS:
             debian.ensure(venv, program)
+
+
+def wanted(names: list[str], root: Path) -> list[str]:
+    """The locks, with that of ONNX Runtime and OpenVINO where the environment or `.env` sets one of them as the
+    backend of a model and the model service is to be installed."""
+    settings = environment_with_dotenv(root)
+    set_to = {settings.get(f"PHAROS_LLM_{model}_BACKEND", "torch") for model in ("ENCODER", "RERANKER")}
+    asked_for = set_to != {"torch"} and any(name in ACCELERATORS for name in names)
+    return [*names, BACKENDS] if asked_for and BACKENDS not in names else names
 
 
 def python_of(venv: Path) -> Path:
@@ -93,7 +104,7 @@ def pip(venv: Path, *arguments: str, check: bool = True) -> int:
 
 if __name__ == "__main__":
     try:
-        install(sys.argv[1:])
+        install(wanted(sys.argv[1:], Path.cwd()))
     except debian.ProgramMissing as exc:
         sys.exit(f"pharos: {exc}")
     except subprocess.CalledProcessError as exc:

@@ -31,6 +31,8 @@ compile cpu.lock --extra app --extra app_llm --extra cpu --extra models --extra 
 compile app.lock --extra app -c requirements/cpu.lock
 compile setup_milvus.lock --extra setup_milvus -c requirements/cpu.lock
 compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requirements/cpu.lock "${no_cuda[@]}"
+# OpenVINO computes without the package that reports its use.
+compile backends.lock --extra onnx --extra openvino -c requirements/cpu.lock --no-emit-package openvino-telemetry
 # LlamaIndex asks for openai<3 and a newer setuptools, vLLM for others; its clients, which are all that the tests use,
 # work with vLLM's.
 compile dev.lock --extra dev --extra app --extra load --extra dashboards --extra evaluation -c requirements/cpu.lock \

@@ -11,6 +11,7 @@ from benchmarks.measures import (
     answers,
     encode_latency,
     encode_throughput,
+    encoder_backends,
     gpu,
     hybrid,
     overload,
@@ -34,6 +35,7 @@ class Measure:
 MEASURES = {
     "encode": Measure("Encoding, 64 at once", encode_throughput.run),
     "encode-one": Measure("Encoding, one at a time", encode_latency.run),
+    "encoder_backends": Measure("Backends of the encoder and the reranker", encoder_backends.run),
     "relay": Measure("Relaying streamed tokens", relay.run),
     "latency": Measure("Latency that the gateway adds", added_latency.run),
     "answers": Measure("Answers by vLLM", answers.run),

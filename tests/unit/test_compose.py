@@ -179,10 +179,16 @@ def test_the_dockerfile_and_its_lock_are_there(name: str) -> None:
     builder = stages(ROOT / build["context"] / build["dockerfile"])[1]
     declared = {word.partition("=")[0] for i in builder if i.name == "ARG" for word in i.words()}
     assert arguments.keys() <= declared
-    locks = [word for i in builder if i.name == "COPY" for word in i.words() if word.endswith(".lock")]
-    assert len(locks) == 1
-    lock = re.sub(r"\$\{(\w+)\}", lambda m: arguments[m[1]], locks[0])
-    assert (ROOT / lock).is_file(), lock
+    copied = [i.words()[0] for i in builder if i.name == "COPY"]
+    locks = [re.sub(r"\$\{(\w+)\}", lambda m: arguments[m[1]], path) for path in copied if path.endswith(".lock")]
+    assert len(locks) == (2 if name.startswith("app_llm") else 1)
+    for lock in locks:
+        assert (ROOT / lock).is_file(), lock
+
+
+def test_the_model_service_image_is_built_for_the_backends_that_it_is_set_to_use() -> None:
+    arguments = compose(PHAROS_LLM_ENCODER_BACKEND="onnx-int8")["services"]["app_llm"]["build"]["args"]
+    assert arguments == {"ACCELERATOR": "cpu", "ENCODER_BACKEND": "onnx-int8", "RERANKER_BACKEND": "torch"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
