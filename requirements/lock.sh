@@ -35,7 +35,7 @@ compile app_llm-cpu.lock --extra app_llm --extra cpu --extra models -c requireme
 compile backends.lock --extra onnx --extra openvino -c requirements/cpu.lock --no-emit-package openvino-telemetry
 # LlamaIndex asks for openai<3 and a newer setuptools, vLLM for others; its clients, which are all that the tests use,
 # work with vLLM's.
-compile dev.lock --extra dev --extra app --extra load --extra dashboards --extra evaluation -c requirements/cpu.lock \
+compile dev.lock --extra dev --extra app --extra load --extra dashboards --extra evaluation --extra training -c requirements/cpu.lock \
     --override <(grep -E '^(openai|setuptools)==' requirements/cpu.lock)
 compile load.lock --extra load -c requirements/cpu.lock
 compile bench.lock --extra bench -c requirements/cpu.lock
