@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--gateway", metavar="URL", help="a running gateway, which holds the set already")
     parser.add_argument("--model-service", metavar="URL", help="a running app_llm")
+    parser.add_argument("--passages-by", metavar="URL", help="another running app_llm, to encode passages with")
     parser.add_argument("--milvus", metavar="URI", help="a running Milvus")
 
 
@@ -91,6 +93,7 @@ def gateway_of(
 def loaded(options: argparse.Namespace, where: Services, chosen: EvaluationSet) -> str:
     """The collection that holds the set. Raises StackError."""
     began = time.monotonic()
+    where = replace(where, model_url=options.passages_by or where.model_url)
     collection = asyncio.run(stack.ingested(where, chosen, options.language, recreate=options.recreate))
     print(f"{chosen.name}: documents ready in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return collection

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
+from tests.support.cross_encoders import tiny_cross_encoder
 from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import Service
 
@@ -52,6 +53,12 @@ def models(logs: Path, trace_backend: OtlpServer) -> Iterator[Service]:
     )
     yield service.start(seconds=300)
     service.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder with a window of 128 tokens; its exports are made once for all tests."""
+    return tiny_cross_encoder(tmp_path_factory.mktemp("models") / "tiny", window=128)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ from contracts.types import Pair
 from observability.tracing import Tracing
 from tests.support import processes
 from tests.support.backends import GRAPHS, needs
-from tests.support.cross_encoders import tiny_cross_encoder
 
 QUESTION = "who won the final in karachi?"
 LONG = "word " * 600
@@ -29,11 +28,6 @@ IMPLEMENTATIONS = ["overlap", "merging", "traced", "cross-encoder", "http-overla
 ROUNDING = {"openvino": 3e-2, "openvino-int8": 3e-2, "onnx-int8": 6e-2}
 """How far a pair's score moves with the pairs that are scored beside it, at most; see tests/contract/test_encoder.py.
 The tiny model's random weights are large, so that it moves far."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_cross_encoder(tmp_path_factory.mktemp("models") / "tiny", window=128)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +39,9 @@ def overlap_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[proces
 
 
 @pytest.fixture(scope="module")
-def cross_encoder_service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Service]:
+def cross_encoder_service(tiny_reranker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Service]:
     log = tmp_path_factory.mktemp("cross-encoder") / "app_llm.log"
-    service = processes.simulated_model_service(log, reranker_model=model, reranker_merge_pairs=8).start()
+    service = processes.simulated_model_service(log, reranker_model=tiny_reranker, reranker_merge_pairs=8).start()
     yield service
     service.stop()
 
@@ -68,10 +62,10 @@ async def reranker(request: pytest.FixtureRequest) -> AsyncIterator[Reranker]:
             async with merging.batcher:
                 yield merging if request.param == "merging" else TracedServiceReranker(merging, Tracing(), "overlap")
         case "cross-encoder":
-            yield await CrossEncoderReranker.load(str(request.getfixturevalue("model")), "cpu", 2, 8)
+            yield await CrossEncoderReranker.load(str(request.getfixturevalue("tiny_reranker")), "cpu", 2, 8)
         case name if name in GRAPHS:
             needs(name)
-            yield await GraphReranker.load(str(request.getfixturevalue("model")), name, 2, 8)
+            yield await GraphReranker.load(str(request.getfixturevalue("tiny_reranker")), name, 2, 8)
         case name:
             service = request.getfixturevalue("overlap_service" if name == "http-overlap" else "cross_encoder_service")
             async with processes.replicas(service.url) as replicas:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from app_llm.reranker import CrossEncoderReranker
 from contracts.types import Pair
 from tests.support import processes
 from tests.support.backends import GRAPHS, needs
-from tests.support.cross_encoders import tiny_cross_encoder
 from tests.support.processes import Service
 
 MINILM = Path("volumes/models/all-MiniLM-L6-v2")
@@ -35,26 +35,25 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_cross_encoder(tmp_path_factory.mktemp("models") / "tiny", window=128)
-
-
-@pytest.fixture(scope="module")
-async def in_torch(reranker: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def in_torch(tiny_reranker: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The vectors of `texts` and the scores of `PAIRS`."""
-    encoder = await SentenceTransformerEncoder.load(str(MINILM), "cpu", 2, 16)
-    scorer = await CrossEncoderReranker.load(str(reranker), "cpu", 2, 16)
-    return (await encoder.encode(texts())).vectors, (await scorer.rerank(PAIRS)).scores
+
+    async def computed() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        encoder = await SentenceTransformerEncoder.load(str(MINILM), "cpu", 2, 16)
+        reranker = await CrossEncoderReranker.load(str(tiny_reranker), "cpu", 2, 16)
+        return (await encoder.encode(texts())).vectors, (await reranker.rerank(PAIRS)).scores
+
+    return asyncio.run(computed())
 
 
 @pytest.fixture(scope="module", params=GRAPHS)
-def service(request: pytest.FixtureRequest, reranker: Path, logs: Path) -> Iterator[tuple[Backend, Service]]:
+def service(request: pytest.FixtureRequest, tiny_reranker: Path, logs: Path) -> Iterator[tuple[Backend, Service]]:
     needs(request.param)
     service = processes.model_service(
         logs / f"app_llm-{request.param}.log",
         engine="simulated",
         encoder_backend=request.param,
-        reranker_model=reranker,
+        reranker_model=tiny_reranker,
         reranker_backend=request.param,
     )
     yield request.param, service.start(seconds=300)
