@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
-from app.adapters.discovery import Discovery
-from app.adapters.milvus import MilvusStore
-from app.adapters.model_client import HttpModelClient, Patience
 from app.adapters.model_facts import ModelFacts
+from app.adapters.network import Adapters, network_adapters
 from app.admission import Admission, AdmissionLimits
 from app.arranging import AnswerabilityCheck, ArrangingRetriever, NarrowingRetriever
 from app.asking import Asker, AskUseCase
@@ -27,12 +24,11 @@ from app.grounding import Grounding
 from app.merging import MergingEncoder, MergingReranker
 from app.quota import Keyring
 from app.ranking.answerability import read_calibration
-from app.replicas import Health, Replicas
+from app.replicas import Replicas
 from app.replicated import ReplicatedEncoder, ReplicatedGenerator, ReplicatedReranker
 from app.reranking import Reranking, RerankingRetriever
 from app.retrieval import Retriever
 from app.routes import ask, health, landing, openai, search, topics
-from app.routes.health import Check
 from app.routes.middleware import BodyLimit, RequestIds
 from app.routes.openai import errors as openai_errors
 from app.served_models import ServedModels
@@ -54,7 +50,7 @@ from app.telemetry.wrappers import (
 from app.topics import TopicDirectory
 from app.watching import UNWATCHED, BatchWatch
 from contracts import problems
-from contracts.ports import Encoder, VectorStore
+from contracts.ports import Encoder
 from contracts.telemetry import APP, Stage
 from observability import exposition, http_metrics
 from observability.build import VERSION
@@ -65,49 +61,6 @@ from observability.vitals import vitals
 BODY_BYTES_MAX = 1_000_000
 TEXTS_BYTES_MAX = 16_000_000
 """For /v1/embeddings: 2,048 texts, the most in a call, of 8 kB each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adapters:
-    """Everything outside the process. Tests pass their own."""
-
-    replicas: Replicas
-    store: VectorStore
-    store_ready: Check
-    close: Callable[[], Awaitable[None]]
-
-
-def network_adapters(settings: Settings) -> Adapters:
-    """The real ones: app_llm over HTTP and Milvus. Nothing connects before it is used."""
-    patience = Patience(
-        connect_seconds=settings.model_connect_timeout_seconds,
-        call_seconds=settings.model_call_timeout_seconds,
-        silence_seconds=settings.model_read_timeout_seconds,
-        connections=settings.model_connections,
-    )
-    health = Health(
-        failures=settings.replica_failures,
-        probe_seconds=settings.replica_probe_seconds,
-        resolve_seconds=settings.replica_resolve_seconds,
-        prompts_max=settings.replica_prompts,
-    )
-    store = MilvusStore(
-        settings.milvus_uri,
-        settings.milvus_token,
-        settings.collection,
-        settings.milvus_timeout_seconds,
-        settings.fusion,
-    )
-    return Adapters(
-        replicas=Replicas(
-            resolve=Discovery(settings.model_urls),
-            connect=lambda address: HttpModelClient(address, patience),
-            health=health,
-        ),
-        store=store,
-        store_ready=store.ready,
-        close=store.close,
-    )
 
 
 def create_app(

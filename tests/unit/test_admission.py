@@ -11,8 +11,9 @@ from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 from app.adapters.memory import MemoryStore
+from app.adapters.network import Adapters
 from app.admission import Admission, AdmissionLimits
-from app.main import Adapters, create_app
+from app.main import create_app
 from app.quota import ApiKey, Keyring
 from app.replicas import Health, Replicas
 from app.serving import Gate

@@ -11,8 +11,9 @@ import pytest
 from starlette.types import Message
 
 from app.adapters.memory import MemoryStore
+from app.adapters.network import Adapters
 from app.errors import Overloaded
-from app.main import Adapters, create_app
+from app.main import create_app
 from app.replicas import Address, Health, Replicas
 from app.settings import Settings
 from app_llm.generator import BatchedGenerator
