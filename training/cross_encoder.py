@@ -6,9 +6,9 @@ FOLDER/squad_v1 holds corpus, queries and qrels; a running gateway (--search, or
 the same corpus. Its POST /search gives each question the passages a reranker would see: one that answers is to be told
 from those that do not. Some documents are held out, with every question about them, to validate on.
 
-From the packaged MiniLM this takes some twenty minutes on two CPU cores that have nothing else to do (--minutes). The
-same command with --model, --batch and more --epochs trains a larger one where torch finds a GPU; what has been mined is
-kept (--mined) and can be brought there, where no services are needed. See docs/reranking.md.
+From the packaged MiniLM this takes up to an hour on two CPU cores (--minutes). The same command with --model, --batch,
+a lower --learning-rate and more --epochs trains a larger one where torch finds a GPU; what has been mined is kept
+(--mined) and can be brought there, where no services are needed. See docs/reranking.md.
 """
 
 from __future__ import annotations

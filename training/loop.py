@@ -38,8 +38,8 @@ class Recipe:
 
     epochs: float = 2.0
     seconds: float = 3600.0
-    learning_rate: float = 5e-5
-    negatives: int = 5
+    learning_rate: float = 1.2e-4
+    negatives: int = 3
     questions_per_step: int = 8
     forward_questions: int = 8
     train_embeddings: bool = False
