@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -17,41 +18,51 @@ RRF_K = 60
 (SIGIR 2009)."""
 
 
-def hybrid(dense: Sequence[Hit], sparse: Sequence[Hit], similarities: Mapping[str, float], fusion: Fusion) -> list[Hit]:
-    """Every passage of the two legs once, best first, with its fused score. `similarities` are the cosines of the
-    passages in `sparse` with what `dense` was searched by."""
-    if fusion == "ranks":
-        return by_reciprocal_rank((dense, sparse))
-    return _by_scores(dense, sparse, similarities)
+def hybrid(
+    dense: Mapping[str, float], sparse: Mapping[str, float], similarities: Mapping[str, float], fusion: Fusion
+) -> dict[str, float]:
+    """Every passage of the two legs (id → cosine, id → BM25, each best first) once with its fused score, best first.
+    `similarities` are the cosines of those that are in `sparse` alone."""
+    return reciprocal_ranks((dense, sparse)) if fusion == "ranks" else _by_scores(dense, sparse, similarities)
 
 
-def _by_scores(dense: Sequence[Hit], sparse: Sequence[Hit], similarities: Mapping[str, float]) -> list[Hit]:
+def _by_scores(
+    dense: Mapping[str, float], sparse: Mapping[str, float], similarities: Mapping[str, float]
+) -> dict[str, float]:
     """A convex combination of the cosine and of BM25 as a share of the question's best (Bruch, Gai and Ingber, "An
     analysis of fusion functions for hybrid retrieval", TOIS 2023): how far the first is ahead of the second counts, of
     which ranks know nothing. What the sparse leg has not among its best counts as without the words."""
-    best = max((hit.score for hit in sparse), default=0.0)
-    words = {hit.passage.id: hit.score / best for hit in sparse} if best > 0 else {}
-    hits = {hit.passage.id: hit for hit in (*sparse, *dense)}
-    nearness = {**similarities, **{hit.passage.id: hit.score for hit in dense}}
-    scores = {id: (1 - WORDS_SHARE) * nearness[id] + WORDS_SHARE * words.get(id, 0.0) for id in hits}
-    order = sorted(hits, key=lambda id: -scores[id])
-    return [msgspec.structs.replace(hits[id], score=scores[id]) for id in order]
+    best = max(sparse.values(), default=0.0)
+    share = WORDS_SHARE / best if best > 0 else 0.0
+    nearness = {**similarities, **dense}
+    return _best_first(
+        {id: (1 - WORDS_SHARE) * nearness[id] + share * sparse.get(id, 0.0) for id in {**sparse, **dense}}
+    )
+
+
+def reciprocal_ranks(rankings: Iterable[Iterable[str]], k: int = RRF_K) -> dict[str, float]:
+    """Every id of `rankings` once with the sum of 1 / (k + its rank), the greatest first. Of equal ones that of the
+    earlier ranking comes first, then that of the better rank."""
+    sums: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, id in enumerate(ranking, start=1):
+            sums[id] = sums.get(id, 0.0) + 1 / (k + rank)
+    return _best_first(sums)
+
+
+def _best_first(scores: Mapping[str, float]) -> dict[str, float]:
+    """Of equal ones that which was met first."""
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
 def by_reciprocal_rank(rankings: Sequence[Sequence[Hit]], k: int = RRF_K) -> list[Hit]:
-    """Every passage of `rankings` once, the one with the greatest sum of 1 / (k + its rank) first; the sum is its hit's
-    new score. Of equal ones that of the earlier ranking comes first, then that of the better rank.
+    """The hits of `rankings` in the order of `reciprocal_ranks`, with these scores.
 
     What else a hit says is the first ranking's that has the passage: its similarity and coverage are by the question
     itself (`Queries.asked`), and so the same in all of them.
     """
     first: dict[str, Hit] = {}
-    sums: dict[str, float] = {}
-    for ranking in rankings:
-        for rank, hit in enumerate(ranking, start=1):
-            id = hit.passage.id
-            first.setdefault(id, hit)
-            sums[id] = sums.get(id, 0.0) + 1 / (k + rank)
-    # Stable: a dict keeps the order in which the passages were met.
-    order = sorted(first, key=lambda id: -sums[id])
-    return [msgspec.structs.replace(first[id], score=sums[id]) for id in order]
+    for hit in chain.from_iterable(rankings):
+        first.setdefault(hit.passage.id, hit)
+    fused = reciprocal_ranks(([hit.passage.id for hit in ranking] for ranking in rankings), k)
+    return [msgspec.structs.replace(first[id], score=score) for id, score in fused.items()]

@@ -84,8 +84,11 @@ class MemoryStore:
             scores = bm25(terms(text, language), words)
             hits = [hit for hit in _ranked(passages, scores, row, covered) if hit.score > 0]
             if mode == "hybrid":
-                nearness = {p.id: float(s) for p, s in zip(passages, near, strict=True)}
-                hits = hybrid(_ranked(passages, near, row, covered), hits, nearness, self._fusion)
+                dense = _ranked(passages, near, row, covered)
+                by_id = {hit.passage.id: hit for hit in dense}
+                near_ones, worded = ({hit.passage.id: hit.score for hit in leg} for leg in (dense, hits))
+                fused = hybrid(near_ones, worded, {}, self._fusion)
+                hits = [msgspec.structs.replace(by_id[id], score=score) for id, score in fused.items()]
             found.append(finished(hits))
         return Found(mode, found)
 

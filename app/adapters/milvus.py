@@ -105,20 +105,24 @@ class MilvusStore:
             return Found("dense", dense)
         texts = [" ".join(terms(text, manifest.language)) for text in queries.texts]
         words = [terms(text, manifest.language) for text in asked.texts]
+        fields = [*fields, "terms"]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
-        fields = [*fields, "terms", "vector"]
+        with_them = [*fields, "vector"]
         if mode == "sparse":
-            rows = await self._sparse(texts, where, limit, fields)
+            rows = await self._sparse(texts, where, limit, with_them)
             each = zip(rows, words, asked.vectors, strict=True)
             return Found(
                 "sparse", [[sparse_hit(row, *own, with_vector=with_vectors) for row in found] for found, *own in each]
             )
         depth = leg_depth(limit)
+        # The distance of a search by the question's vector is the similarity; vectors are most of what would travel.
+        needed = with_them if with_vectors or queries.asked is not None else fields
         near, worded = await asyncio.gather(
-            self._dense(queries.vectors, where, depth, fields), self._sparse(texts, where, depth, fields)
+            self._dense(queries.vectors, where, depth, needed), self._sparse(texts, where, depth, with_them)
         )
-        legs = zip(near, worded, words, asked.vectors, queries.vectors, strict=True)
-        return Found("hybrid", [hybrid_hits(*own, self._fusion, with_vector=with_vectors)[:limit] for own in legs])
+        by = [None] * len(texts) if queries.asked is None else list(queries.asked.vectors)
+        legs = zip(near, worded, words, queries.vectors, by, strict=True)
+        return Found("hybrid", [hybrid_hits(*own, self._fusion, limit, with_vector=with_vectors) for own in legs])
 
     def _say_that_there_are_no_terms(self) -> None:
         if not self._said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,11 @@ def dense_hit(row: dict[str, Any], asked: NDArray[np.float32] | None, *, with_ve
 
 def sparse_hit(row: dict[str, Any], asked: list[str], vector: NDArray[np.float32], *, with_vector: bool) -> Hit:
     """Of a search by words, which must bring terms and vector along; who asks has these words and this `vector`."""
-    # Milvus Lite gives BM25 as a negative distance.
-    return _hit(row, abs(float(row["distance"])), asked, vector, with_vector=with_vector)
-
-
-def _hit(row: dict[str, Any], score: float, asked: list[str], vector: NDArray[np.float32], *, with_vector: bool) -> Hit:
     entity = row["entity"]
     stored = _stored(entity)
     return Hit(
         passage_of(row["id"], entity, float(stored @ vector)),
-        score,
+        _bm25(row),
         coverage(asked, set(entity["terms"].split())),
         stored if with_vector else None,
     )
@@ -44,18 +40,39 @@ def _hit(row: dict[str, Any], score: float, asked: list[str], vector: NDArray[np
 def hybrid_hits(
     near: list[dict[str, Any]],
     worded: list[dict[str, Any]],
-    asked: list[str],
-    vector: NDArray[np.float32],
+    words: list[str],
     searched: NDArray[np.float32],
+    asked: NDArray[np.float32] | None,
     fusion: Fusion,
+    limit: int,
     *,
     with_vector: bool,
 ) -> list[Hit]:
-    """Of a search by the vector `searched` and of one by words, as one; the rest is as for `sparse_hit`."""
-    dense = [_hit(row, float(row["distance"]), asked, vector, with_vector=with_vector) for row in near]
-    sparse = [sparse_hit(row, asked, vector, with_vector=with_vector) for row in worded]
-    similarities = {row["id"]: float(_stored(row["entity"]) @ searched) for row in worded}
-    return hybrid(dense, sparse, similarities, fusion)
+    """The best `limit` of a search by the vector `searched` and one by words, as one. All must bring terms along,
+    those by words vectors, and those by the vector too where `with_vector`, or where `asked` is: the question's own
+    vector, if that is not the one searched by.
+
+    Only what is handed over is made into hits: a question has ten times as many candidates.
+    """
+    rows = {row["id"]: row for row in (*worded, *near)}
+    nearness = {row["id"]: float(row["distance"]) for row in near}
+    others = {row["id"]: float(_stored(row["entity"]) @ searched) for row in worded if row["id"] not in nearness}
+    fused = hybrid(nearness, {row["id"]: _bm25(row) for row in worded}, others, fusion)
+    hits = []
+    for id, score in islice(fused.items(), limit):
+        entity = rows[id]["entity"]
+        similarity = nearness[id] if id in nearness else others[id]
+        if asked is not None:
+            similarity = float(_stored(entity) @ asked)
+        covered = coverage(words, set(entity["terms"].split()))
+        vector = _stored(entity) if with_vector else None
+        hits.append(Hit(passage_of(id, entity, similarity), score, covered, vector))
+    return hits
+
+
+def _bm25(row: dict[str, Any]) -> float:
+    """Milvus Lite gives it as a negative distance."""
+    return abs(float(row["distance"]))
 
 
 def _stored(entity: dict[str, Any]) -> NDArray[np.float32]:
