@@ -89,7 +89,7 @@ def test_the_same_question_is_answered_once(cached: Service, ann: httpx.Client, 
     assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0}
     timings = second["timings"]
     assert {name for name, value in timings.items() if value is None} == {
-        "encode", "search", "prompt", "time_to_first_token", "generate", "rerank",
+        "expand", "encode", "search", "rerank", "arrange", "prompt", "time_to_first_token", "generate",
     }  # fmt: skip
     assert 0 < timings["total"] < first["timings"]["total"]
     assert grew(LOOKUPS, cache="answers") == grew(LOOKUPS, cache="answers", result="exact") == 1
