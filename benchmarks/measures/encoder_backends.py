@@ -57,12 +57,17 @@ def run(options: Options) -> Measured:
         for _ in range(rounds):
             for name, process in processes.items():
                 _measure(process, figures[name], passages, questions, pairs)
-    note = (
+    setup = (
         f"{len(passages)} passages of {PASSAGE_WORDS} words a call, {len(questions)} questions one by one, {PAIRS} "
-        f"pairs a call; {rounds} rounds in turns, the median of them. Lowest cosine with torch's vectors: "
-        + ", ".join(f"{name} {_cosine(figures, name):.4f}" for name in BACKENDS[1:])
-        + "."
+        f"pairs a call; {rounds} rounds in turns, the median of them."
     )
+    return compared(figures, setup)
+
+
+def compared(figures: dict[Backend, Figures], setup: str) -> Measured:
+    """Every backend's figures beside torch's."""
+    cosines = ", ".join(f"{name} {_cosine(figures, name):.4f}" for name in BACKENDS[1:])
+    note = f"{setup} Lowest cosine with torch's vectors: {cosines}."
     rows: list[Row] = []
     bars: dict[str, dict[str, float]] = {"passages": {}, "single questions": {}, f"{PAIRS} pairs": {}}
     for name in BACKENDS[1:]:
