@@ -19,6 +19,8 @@ from setup_milvus.datasets import Document
 from setup_milvus.store import PassageWriter
 from tests.support.processes import Service
 
+ON_LITE = pytest.mark.parametrize("milvus", ["milvus_lite"], indirect=True)
+"""Where the kind of Milvus makes no difference: Standalone takes a quarter of a minute for a collection."""
 VECTOR = np.eye(4, dtype=np.float32)[:1]
 MANIFEST: dict[str, object] = {"made": "for a test"}
 
@@ -74,6 +76,7 @@ async def test_it_changes_with_each_write_and_stands_when_a_job_has_ended(
     assert await version_of(store, changing=False) == seen[-1], "another run that changes nothing"
 
 
+@ON_LITE
 async def test_a_job_that_was_killed_leaves_it_changing_until_another_has_ended(
     milvus: Service, collection: str, writer: PassageWriter, store: TracedStore
 ) -> None:
@@ -89,6 +92,7 @@ async def test_a_job_that_was_killed_leaves_it_changing_until_another_has_ended(
     assert await version_of(store, changing=False) != left
 
 
+@ON_LITE
 async def test_of_two_jobs_at_a_time_the_one_that_still_writes_keeps_it_changing(
     milvus: Service, collection: str, writer: PassageWriter, store: TracedStore
 ) -> None:
@@ -104,6 +108,7 @@ async def test_of_two_jobs_at_a_time_the_one_that_still_writes_keeps_it_changing
     other.close()
 
 
+@ON_LITE
 async def test_a_collection_that_is_made_anew_has_another(writer: PassageWriter, store: TracedStore) -> None:
     ids = []
     for _ in range(2):
