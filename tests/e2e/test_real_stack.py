@@ -173,7 +173,8 @@ def test_it_is_not_ready_before_it_has_warmed_up(logs: Path) -> None:
         service.stop()
 
 
-def test_a_model_that_is_not_there_is_said_in_one_line(logs: Path) -> None:
+def test_a_model_that_is_not_there_is_said_in_one_line(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # where there is no network, a minute of retries
     service = processes.model_service(logs / "missing.log", engine="simulated", encoder_model="no/such-model")
     assert service.run(120) != 0
     assert "the models cannot be loaded" in service.tail()
