@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
     rerank_candidates: int = Field(50, ge=1, le=1000, description="Passages the reranker reads for a question.")
     rerank_prior: float = Field(
-        0.8,
+        2.0,
         ge=0,
         le=4,
         description="What the search's order counts beside the reranker's scores (docs/reranking.md); 0: nothing.",
