@@ -94,17 +94,19 @@ class MilvusStore:
             self._say_that_there_are_no_terms()
         fields = schema.fields_of(manifest.schema)
         asked = queries.asked or queries
+        # The distance of a search by the question's own vector is the similarity; vectors are most of what travels.
+        by = [None] * len(queries.texts) if queries.asked is None else list(queries.asked.vectors)
+        also = ["vector"] if with_vectors or queries.asked is not None else []
         if mode == "dense" or manifest.language is None:
-            fields = [*fields, "vector"] if with_vectors or queries.asked is not None else fields
-            rows = await self._dense(queries.vectors, where, limit, fields)
-            by = [None] * len(rows) if queries.asked is None else list(queries.asked.vectors)
+            rows = await self._dense(queries.vectors, where, limit, [*fields, *also])
             dense = [
                 [dense_hit(row, vector, with_vector=with_vectors) for row in found]
                 for found, vector in zip(rows, by, strict=True)
             ]
             return Found("dense", dense)
-        texts = [" ".join(terms(text, manifest.language)) for text in queries.texts]
         words = [terms(text, manifest.language) for text in asked.texts]
+        searched = words if queries.asked is None else [terms(text, manifest.language) for text in queries.texts]
+        texts = [" ".join(of_one) for of_one in searched]
         fields = [*fields, "terms"]
         # With the vectors, since the score of a passage is its cosine similarity however it was found.
         with_them = [*fields, "vector"]
@@ -115,12 +117,10 @@ class MilvusStore:
                 "sparse", [[sparse_hit(row, *own, with_vector=with_vectors) for row in found] for found, *own in each]
             )
         depth = leg_depth(limit)
-        # The distance of a search by the question's vector is the similarity; vectors are most of what would travel.
-        needed = with_them if with_vectors or queries.asked is not None else fields
         near, worded = await asyncio.gather(
-            self._dense(queries.vectors, where, depth, needed), self._sparse(texts, where, depth, with_them)
+            self._dense(queries.vectors, where, depth, [*fields, *also]),
+            self._sparse(texts, where, depth, with_them),
         )
-        by = [None] * len(texts) if queries.asked is None else list(queries.asked.vectors)
         legs = zip(near, worded, words, queries.vectors, by, strict=True)
         return Found("hybrid", [hybrid_hits(*own, self._fusion, limit, with_vector=with_vectors) for own in legs])
 
