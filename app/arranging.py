@@ -89,10 +89,10 @@ class ArrangingRetriever:
             seconds = self._took(began)
         return replace(found, hits=tuple(hits), prompt_order=options.prompt_order, arrange_seconds=seconds)
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+    async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`; no question is refused."""
         options = self._options.overridden(question.ranking)
-        found = await self._retriever.explain(self._wider(question, options), legs=legs)
+        found = await self._retriever.explain(self._wider(question, options))
         last = found.ranking if found.reranked is None else found.reranked
         began = time.monotonic()
         try:
@@ -148,13 +148,13 @@ class NarrowingRetriever:
         found = await self._retriever.retrieve(narrowed)
         return found if found.hits or narrowed is question else await self._retriever.retrieve(question)
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+    async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`."""
         narrowed = await self._narrowed(question)
-        found = await self._retriever.explain(narrowed, legs=legs)
+        found = await self._retriever.explain(narrowed)
         if found.ranking.hits or narrowed is question:
             return found
-        return await self._retriever.explain(question, legs=legs)
+        return await self._retriever.explain(question)
 
     async def _narrowed(self, question: Question) -> Question:
         """`question` itself where nothing is to be understood. The text stays whole: its words may be in the documents

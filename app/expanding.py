@@ -192,12 +192,12 @@ class ExpandingRetriever:
             expand_seconds=expanded.expand_seconds,
         )
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+    async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`."""
         expanded = await self._expander.expand(question)
         if expanded is None:
-            return await self._retriever.explain(question, legs=legs)
-        found = await self._retriever.explain(replace(question, expansion=expanded.expansion), legs=legs)
+            return await self._retriever.explain(question)
+        found = await self._retriever.explain(replace(question, expansion=expanded.expansion))
         return replace(
             found,
             queue_seconds=found.queue_seconds + expanded.queue_seconds,

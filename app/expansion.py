@@ -127,11 +127,6 @@ def queries_of(question: str, expansion: Expansion | None, vectors: Vectors) -> 
     return Queries(texts, vectors, asked=Queries((question,) * len(texts), np.repeat(vectors[:1], len(texts), axis=0)))
 
 
-def first(queries: Queries) -> Queries:
-    """The first of them alone."""
-    return Queries(queries.texts[:1], queries.vectors[:1], None if queries.asked is None else first(queries.asked))
-
-
 def together(parts: Sequence[Queries]) -> Queries:
     """All of them as one, in their order."""
     texts = tuple(text for part in parts for text in part.texts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 import msgspec
 
-from contracts.types import Fusion, Hit
+from contracts.types import Fusion, Hit, Place, SearchMode
 
 WORDS_SHARE = 0.3
 """What BM25 counts in a hybrid search, and the cosine the rest. Best or next to it on each of four sets
@@ -48,6 +48,16 @@ def reciprocal_ranks(rankings: Iterable[Iterable[str]], k: int = RRF_K) -> dict[
         for rank, id in enumerate(ranking, start=1):
             sums[id] = sums.get(id, 0.0) + 1 / (k + rank)
     return _best_first(sums)
+
+
+def places(dense: Mapping[str, float], sparse: Mapping[str, float]) -> Callable[[str], dict[SearchMode, Place]]:
+    """Where each leg of a hybrid search (as `hybrid` takes them) has the passage of an id."""
+    ranked: dict[SearchMode, dict[str, Place]] = {"dense": _placed(dense), "sparse": _placed(sparse)}
+    return lambda id: {leg: by_id[id] for leg, by_id in ranked.items() if id in by_id}
+
+
+def _placed(leg: Mapping[str, float]) -> dict[str, Place]:
+    return {id: Place(rank, score) for rank, (id, score) in enumerate(leg.items(), start=1)}
 
 
 def _best_first(scores: Mapping[str, float]) -> dict[str, float]:

@@ -131,11 +131,11 @@ class RerankingRetriever:
             rerank_seconds=better.rerank_seconds,
         )
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+    async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`, with the reranker's ranking as the last one."""
         if not await self._reranking.wanted(question.rerank):
-            return await self._retriever.explain(question, legs=legs)
-        found = await self._retriever.explain(self._deeper(question), legs=legs)
+            return await self._retriever.explain(question)
+        found = await self._retriever.explain(self._deeper(question))
         ranking = found.ranking
         better = await self._rerank(question, ranking.hits)
         if better is None:

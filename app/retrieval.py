@@ -5,8 +5,7 @@ What is relevant is decided here and explained in docs/decisions/0010-hybrid-sea
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import NamedTuple, Protocol, Self
 from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits, Served
-from app.expansion import Expansion, first, queries_of, together
+from app.expansion import Expansion, queries_of, together
 from app.fusing import by_reciprocal_rank
 from app.quota import Quota
 from app.ranking.options import RankingOptions
@@ -24,12 +23,8 @@ from contracts.ports import NO_FILTERS, VectorStore
 from contracts.types import Encoding, ExpandMode, Filters, Found, Hit, Passage, PromptOrder, Queries, SearchMode
 from observability.trace_context import current_context, on_behalf_of
 
-LEGS: tuple[SearchMode, ...] = ("dense", "sparse")
-"""What a hybrid search fuses."""
 FUSED_HITS = 20
 """How many hits of each phrasing are fused, at least: a passage that is well placed in all of them is first in none."""
-LEG_HITS = 50
-"""How many of a leg's best are looked at to explain a hit; at least what a store fuses of a short list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +88,11 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A search and, where its mode has several, its legs by name, each of them searched alone. `reranked` is there
-    where the hits were reranked (app/reranking.py), which `ranking` then is the input of. `arranged` is what is handed
-    over after all (app/arranging.py), None where nothing arranges; `expansion` is what the question was searched with
-    besides (app/expanding.py)."""
+    """A search. `reranked` is there where the hits were reranked (app/reranking.py), which `ranking` then is the input
+    of. `arranged` is what is handed over after all (app/arranging.py), None where nothing arranges; `expansion` is what
+    the question was searched with besides (app/expanding.py)."""
 
     ranking: Ranking
-    legs: Mapping[SearchMode, Ranking]
     queue_seconds: float
     encode_seconds: float
     reranked: Ranking | None = None
@@ -141,7 +134,7 @@ class RetrieveUseCase(Protocol):
 
     async def retrieve(self, question: Question) -> Retrieved: ...
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained: ...
+    async def explain(self, question: Question) -> Explained: ...
 
 
 class Retriever:
@@ -190,23 +183,12 @@ class Retriever:
             mode=ranking.mode,
         )
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
-        """All hits for `question`, relevant or not, and how each leg of a hybrid search ranks. Raises PharosError.
-
-        The legs are searched after it, so that its own time is what it would be without them. Of a question that is
-        searched in several phrasings they are those of its own words.
-        """
+    async def explain(self, question: Question) -> Explained:
+        """All hits for `question`, relevant or not. Raises PharosError."""
         encoded = await self._encoded(question)
         ranking = await self._rank(question, encoded.value, question.mode or self._mode)
-        ranked: dict[SearchMode, Ranking] = {}
-        if legs and ranking.mode == "hybrid":
-            deep = replace(question, limit=max(question.limit, LEG_HITS))
-            own = first(encoded.value)
-            dense, sparse = await asyncio.gather(*(self._rank(deep, own, leg) for leg in LEGS))
-            ranked = {"dense": dense, "sparse": sparse}
         return Explained(
             replace(ranking, hits=ranking.hits[: question.limit]),
-            ranked,
             encoded.queued_seconds + ranking.queue_seconds,
             encoded.served_seconds,
             expansion=question.expansion,

@@ -7,6 +7,7 @@ They are `msgspec.Struct`s so that one definition serves as the value in a proce
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -206,18 +207,27 @@ Fusion = Literal["scores", "ranks"]
 """How the legs of a hybrid search become one: by a weighted sum of their scores, or by reciprocal ranks."""
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a ranking has a passage: 1 is its best; the score is its own (cosine, BM25, fusion's, the reranker's)."""
+
+    rank: int
+    score: float
+
+
 class Hit(msgspec.Struct, frozen=True):
     """A passage as a search found it.
 
     `score` is by the search's mode: the cosine similarity, BM25, or what fusion made of both. `coverage` is the
     share of the question's terms that the passage has, 0 to 1; None in a search by vectors alone. `vector` is the
-    passage's, where the search was asked for it.
+    passage's, where the search was asked for it. `legs` are its places in what a hybrid search fused; one that did not
+    have it among its best is not there.
     """
 
     passage: Passage
     score: float
     coverage: float | None = None
     vector: NDArray[np.float32] | None = None
+    legs: Mapping[SearchMode, Place] = {}
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.fusing import hybrid
+from app.fusing import hybrid, places
 from contracts.analysis import Language, coverage, terms
 from contracts.collection import BM25_PARAMS
 from contracts.filters import day_number
@@ -87,8 +87,8 @@ class MemoryStore:
                 dense = _ranked(passages, near, row, covered)
                 by_id = {hit.passage.id: hit for hit in dense}
                 near_ones, worded = ({hit.passage.id: hit.score for hit in leg} for leg in (dense, hits))
-                fused = hybrid(near_ones, worded, {}, self._fusion)
-                hits = [msgspec.structs.replace(by_id[id], score=score) for id, score in fused.items()]
+                fused, place = hybrid(near_ones, worded, {}, self._fusion), places(near_ones, worded)
+                hits = [msgspec.structs.replace(by_id[id], score=score, legs=place(id)) for id, score in fused.items()]
             found.append(finished(hits))
         return Found(mode, found)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.fusing import hybrid
+from app.fusing import hybrid, places
 from contracts.analysis import coverage
 from contracts.types import Fusion, Hit, Passage
 
@@ -57,7 +57,8 @@ def hybrid_hits(
     rows = {row["id"]: row for row in (*worded, *near)}
     nearness = {row["id"]: float(row["distance"]) for row in near}
     others = {row["id"]: float(_stored(row["entity"]) @ searched) for row in worded if row["id"] not in nearness}
-    fused = hybrid(nearness, {row["id"]: _bm25(row) for row in worded}, others, fusion)
+    by_words = {row["id"]: _bm25(row) for row in worded}
+    fused, place = hybrid(nearness, by_words, others, fusion), places(nearness, by_words)
     hits = []
     for id, score in islice(fused.items(), limit):
         entity = rows[id]["entity"]
@@ -66,7 +67,7 @@ def hybrid_hits(
             similarity = float(_stored(entity) @ asked)
         covered = coverage(words, set(entity["terms"].split()))
         vector = _stored(entity) if with_vector else None
-        hits.append(Hit(passage_of(id, entity, similarity), score, covered, vector))
+        hits.append(Hit(passage_of(id, entity, similarity), score, covered, vector, place(id)))
     return hits
 
 

@@ -19,7 +19,7 @@ from app.terms import terms_of
 from app.topics import TopicDirectory
 from contracts import wire
 from contracts.problems import request_id_of
-from contracts.types import ExpandMode, Hit, Passage, SearchMode
+from contracts.types import ExpandMode, Hit, Passage, Place, SearchMode
 
 FUSED = "fused"
 """The stage of a hybrid search itself; the others are called as their mode."""
@@ -34,30 +34,21 @@ class SearchBody(QuestionBody):
     """What POST /search takes."""
 
     top_k: int = Field(default=10, ge=1, description="How many passages to find.", examples=[10])
-    stages: bool = Field(
-        default=True, description="Also search by each leg of a hybrid search alone, to show its ranks."
-    )
-
-
-class StageScore(msgspec.Struct, frozen=True):
-    """How a stage sees a passage: 1 is its best; the score is its own (cosine, BM25, fusion's sum, the reranker's)."""
-
-    rank: int
-    score: float
+    stages: bool = Field(default=True, description="Show each hit's rank and score in every stage.")
 
 
 class SearchHit(msgspec.Struct, frozen=True):
     """`score` is the last stage's, `passage.score` the cosine similarity. A stage that did not have the passage among
-    its best (`top_k`, or PHAROS_RERANK_CANDIDATES where that is more and they are reranked) is not there."""
+    its best is not there."""
 
     rank: int
     score: float
     passage: Passage
-    stages: Mapping[str, StageScore]
+    stages: Mapping[str, Place]
 
 
 class SearchTimings(msgspec.Struct, frozen=True):
-    """Seconds. `search` is the search that was asked for; looking up the stages is in `total` only."""
+    """Seconds."""
 
     queue: float
     encode: float
@@ -160,7 +151,7 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
             expand=body.expand,
             quota=terms.quota,
         )
-        explained = await retriever.explain(question, legs=body.stages)
+        explained = await retriever.explain(question)
         seconds = SearchTimings(
             queue=explained.queue_seconds,
             encode=explained.encode_seconds,
@@ -172,7 +163,7 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         )
         added = explained.expansion
         return SearchAnswer(
-            _hits(explained),
+            _hits(explained, stages=body.stages),
             explained.ranking.mode,
             seconds,
             request_id_of(request),
@@ -182,32 +173,37 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
     return routes
 
 
-def _hits(explained: Explained) -> tuple[SearchHit, ...]:
-    own = explained.ranking
-    name = FUSED if own.mode == "hybrid" else own.mode
-    legs = [(leg, ranking.hits) for leg, ranking in explained.legs.items()]
-    if own.fused:
-        phrasings = [(f"phrasing_{i}", hits) for i, hits in enumerate(own.fused[1:], start=1)]
-        rankings = [(name, own.fused[0]), *legs, *phrasings, (EXPANDED, own.hits)]
-    else:
-        rankings = [(name, own.hits), *legs]
-    last = own
-    if explained.reranked is not None:
-        last = explained.reranked
-        rankings.append((RERANK, last.hits))
-    stages = {stage: _scores(ranked) for stage, ranked in rankings}
+def _hits(explained: Explained, *, stages: bool) -> tuple[SearchHit, ...]:
+    last = explained.reranked or explained.ranking
     hits = last.hits if explained.arranged is None else explained.arranged
+    places = _places(explained) if stages else {}
     passages = shown([hit.passage for hit in hits])
     return tuple(
         SearchHit(
             rank=rank,
             score=hit.score,
             passage=passage,
-            stages={stage: scores[passage.id] for stage, scores in stages.items() if passage.id in scores},
+            stages={stage: of_stage[passage.id] for stage, of_stage in places.items() if passage.id in of_stage},
         )
         for rank, (hit, passage) in enumerate(zip(hits, passages, strict=True), start=1)
     )
 
 
-def _scores(hits: Sequence[Hit]) -> dict[str, StageScore]:
-    return {hit.passage.id: StageScore(rank, hit.score) for rank, hit in enumerate(hits, start=1)}
+def _places(explained: Explained) -> dict[str, Mapping[str, Place]]:
+    """By stage, in their order, then by passage."""
+    ranking = explained.ranking
+    own, *others = ranking.fused or (ranking.hits,)
+    places: dict[str, Mapping[str, Place]] = {FUSED if ranking.mode == "hybrid" else ranking.mode: _placed(own)}
+    for leg in ("dense", "sparse") if ranking.mode == "hybrid" else ():
+        places[leg] = {hit.passage.id: hit.legs[leg] for hit in own if leg in hit.legs}
+    for i, hits in enumerate(others, start=1):
+        places[f"phrasing_{i}"] = _placed(hits)
+    if ranking.fused:
+        places[EXPANDED] = _placed(ranking.hits)
+    if explained.reranked is not None:
+        places[RERANK] = _placed(explained.reranked.hits)
+    return places
+
+
+def _placed(hits: Sequence[Hit]) -> dict[str, Place]:
+    return {hit.passage.id: Place(rank, hit.score) for rank, hit in enumerate(hits, start=1)}

@@ -35,12 +35,12 @@ class InstrumentedRetriever:
                 record.finish_reason = NOTHING_RELEVANT
         return retrieved
 
-    async def explain(self, question: Question, *, legs: bool = True) -> Explained:
+    async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`. Not noted: best score and passages, which are counted of questions to be answered."""
         record = current_record.get()
         if record is not None:
             record.topics = question.topics
-        return await self._retriever.explain(question, legs=legs)
+        return await self._retriever.explain(question)
 
 
 class InstrumentedExpander:

@@ -166,6 +166,24 @@ async def test_both_are_fused_by_their_scores(store: VectorStore, place: Place) 
         assert [hit.score for hit in hits[:2]] == pytest.approx([1, 0.7 * np.sqrt(0.5)], abs=1e-3)
 
 
+async def test_a_fused_hit_says_where_each_leg_has_it(store: VectorStore, place: Place) -> None:
+    queries = Queries(("the Zelminster of a storm?",), vectors()[1:2])
+    fused = (await store.search(queries, [], 4, mode="hybrid")).hits[0]
+    for leg in ("dense", "sparse"):
+        alone = (await store.search(queries, [], 4, mode=leg)).hits[0]
+        assert all(hit.legs == {} for hit in alone)
+        if place.has_terms:
+            told = {hit.passage.id: hit.legs[leg] for hit in fused if leg in hit.legs}
+            assert {id: seen.score for id, seen in told.items()} == pytest.approx(
+                {hit.passage.id: hit.score for hit in alone}, abs=1e-5
+            )
+            ranked = sorted(told.values(), key=lambda seen: seen.rank)
+            assert [seen.rank for seen in ranked] == list(range(1, len(alone) + 1))
+            assert [seen.score for seen in ranked] == sorted((seen.score for seen in ranked), reverse=True)
+        else:
+            assert all(hit.legs == {} for hit in fused), "there was only one"
+
+
 ASKED = Queries(("Who is Zelminster of Norvane?",), vectors()[:1])
 """Of its two terms p0 and p1 have one each; its vector is p0's."""
 

@@ -114,15 +114,15 @@ async def test_searches_of_one_mode_and_filter_travel_together() -> None:
     assert [ids(one.passages) for one in found] == [["0"], ["1", "2"], ["0"], ["0"], [], ["1"]]
 
 
-async def test_legs_are_explained_of_a_hybrid_search_only() -> None:
+async def test_a_hybrid_search_says_where_its_legs_have_each_hit() -> None:
     counted = store()
     async with retrieving(counted) as retriever:
-        explained = await retriever.explain(Question("Zelminster sea", (), 2))
-        assert {mode: [hit.passage.id for hit in leg.hits] for mode, leg in explained.legs.items()} == {
-            "dense": ["0", "1", "2"],
-            "sparse": ["0", "2"],
-        }
-        assert len(explained.ranking.hits) == 2
-        assert (await retriever.explain(Question("sea", (), 2), legs=False)).legs == {}
-        assert (await retriever.explain(Question("sea", (), 2, mode="sparse"))).legs == {}
-    assert [mode for mode, _ in counted.calls] == ["hybrid", "dense", "sparse", "hybrid", "sparse"]
+        explained = await retriever.explain(Question("Zelminster sea", (), 3))
+        ranks = {hit.passage.id: {leg: place.rank for leg, place in hit.legs.items()} for hit in explained.ranking.hits}
+        assert ranks == {"0": {"dense": 1, "sparse": 1}, "1": {"dense": 2}, "2": {"dense": 3, "sparse": 2}}
+        assert all(hit.legs["dense"].score == pytest.approx(hit.passage.score) for hit in explained.ranking.hits), (
+            "of a question as it is the dense leg's score is the similarity"
+        )
+        (alone,) = (await retriever.explain(Question("sea", (), 1, mode="sparse"))).ranking.hits
+        assert alone.legs == {}
+    assert [mode for mode, _ in counted.calls] == ["hybrid", "sparse"]
