@@ -5,21 +5,28 @@ It is the outermost: what it hands over is what the model reads.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+from app.errors import DeadlineExceeded, InvalidRequest, StoreDown, StoreFailed
 from app.query_rules import narrowing
 from app.ranking.answerability import CONSIDERED, Calibration, features
 from app.ranking.options import RankingOptions
 from app.ranking.pipeline import assembled, selected, spans_wanted
 from app.retrieval import Explained, Question, Retrieved, RetrieveUseCase
+from app.surviving import Survival
 from contracts.ports import VectorStore
-from contracts.types import Hit, Passage
+from contracts.types import ChunkSpan, Hit, Passage
 
 log = logging.getLogger(__name__)
+
+NEIGHBOURS_IN_FLIGHT = 8
+"""Questions at a time whose passages are grown: each is a query of its own, which Milvus must not be flooded with."""
 
 
 def utc_today() -> dt.date:
@@ -76,6 +83,8 @@ class ArrangingRetriever:
         self._most = most
         self._check = check
         self._today = today
+        self._slots = asyncio.Semaphore(NEIGHBOURS_IN_FLIGHT)
+        self._survival = Survival(log, "passages are handed over without what is around them", lambda _: None)
 
     async def retrieve(self, question: Question) -> Retrieved:
         """As `Retriever.retrieve`; a question that cannot be answered finds nothing."""
@@ -84,7 +93,7 @@ class ArrangingRetriever:
         began = time.monotonic()
         try:
             refused = await self._refuses(question, found.hits, options)
-            hits = [] if refused else await self._arranged(found.hits, options, question.limit)
+            hits = [] if refused else await self._arranged(found.hits, options, question)
         finally:
             seconds = self._took(began)
         return replace(found, hits=tuple(hits), prompt_order=options.prompt_order, arrange_seconds=seconds)
@@ -96,7 +105,7 @@ class ArrangingRetriever:
         last = found.ranking if found.reranked is None else found.reranked
         began = time.monotonic()
         try:
-            hits = await self._arranged(last.hits, options, question.limit)
+            hits = await self._arranged(last.hits, options, question)
         finally:
             seconds = self._took(began)
         return replace(found, arranged=tuple(hits), arrange_seconds=seconds)
@@ -118,16 +127,30 @@ class ArrangingRetriever:
         passages = [hit.passage for hit in hits]
         return await self._check.refuses(question.text, passages, options.answerable_above)
 
-    async def _arranged(self, hits: Sequence[Hit], options: RankingOptions, limit: int) -> list[Hit]:
-        chosen = selected(hits, options, limit, self._today())
+    async def _arranged(self, hits: Sequence[Hit], options: RankingOptions, question: Question) -> list[Hit]:
+        chosen = selected(hits, options, question.limit, self._today())
         spans = spans_wanted(chosen, options)
-        return assembled(chosen, options, await self._store.neighbours(spans) if spans else ())
+        return assembled(chosen, options, await self._around(spans, question.deadline) if spans else ())
+
+    async def _around(self, spans: Sequence[ChunkSpan], deadline: float | None) -> Sequence[Passage]:
+        """What is around the hits: nothing where the store does not say so in time, since it only adds to them."""
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()), self._slots:
+                around = await self._store.neighbours(spans)
+        except TimeoutError:
+            self._survival.survived(DeadlineExceeded("There was no time left to fetch what is around the passages."))
+            return ()
+        except (StoreDown, StoreFailed) as failure:
+            self._survival.survived(failure)
+            return ()
+        self._survival.went_well()
+        return around
 
 
 class NarrowingRetriever:
     """Around `retriever`: what a question says about when and what narrows its search (app/query_rules.py), where that
-    is wanted and the request has not said it itself. Where nothing is found so, it is searched as if nothing had been
-    understood. `topics` are the names that there are."""
+    is wanted and the request has not said it itself. Where nothing is found so, or the collection cannot be narrowed,
+    it is searched as if nothing had been understood. `topics` are the names that there are."""
 
     def __init__(
         self,
@@ -145,15 +168,21 @@ class NarrowingRetriever:
     async def retrieve(self, question: Question) -> Retrieved:
         """As `Retriever.retrieve`."""
         narrowed = await self._narrowed(question)
-        found = await self._retriever.retrieve(narrowed)
-        return found if found.hits or narrowed is question else await self._retriever.retrieve(question)
+        if narrowed is not question:
+            with suppress(InvalidRequest):  # the collection keeps nothing to narrow by
+                found = await self._retriever.retrieve(narrowed)
+                if found.hits:
+                    return found
+        return await self._retriever.retrieve(question)
 
     async def explain(self, question: Question) -> Explained:
         """As `Retriever.explain`."""
         narrowed = await self._narrowed(question)
-        found = await self._retriever.explain(narrowed)
-        if found.ranking.hits or narrowed is question:
-            return found
+        if narrowed is not question:
+            with suppress(InvalidRequest):
+                found = await self._retriever.explain(narrowed)
+                if found.ranking.hits:
+                    return found
         return await self._retriever.explain(question)
 
     async def _narrowed(self, question: Question) -> Question:

@@ -16,6 +16,7 @@ PharosError
 ├── ModelServiceFailed      502  app_llm answered, but not with what it should
 ├── StoreDown               503  Milvus cannot be reached
 └── StoreFailed             502  Milvus answered with an error
+    └── WrongEncoder        502  the documents were encoded by another model than the questions are
 
 `status`, `code` and `title` of the class are the whole table; `contracts/problems.py` writes them as RFC 9457 problem
 bodies. Adapters translate what their library raises with `raise … from exc`.
@@ -92,6 +93,10 @@ class StoreDown(PharosError):
 
 class StoreFailed(PharosError):
     status, code, title = 502, "store_failed", "The vector store failed"
+
+
+class WrongEncoder(StoreFailed):
+    code, title = "wrong_encoder", "Documents and questions are encoded by different models"
 
 
 def presentable(error: Exception) -> PharosError:

@@ -99,6 +99,7 @@ def create_app(
         min_score=settings.min_score,
         min_coverage=settings.min_coverage,
         mode=settings.search_mode,
+        served=facts.encoder,
         watch=KindWatch(metrics, Stage.SEARCH),
     )
     generation = GenerationPool(

@@ -37,12 +37,11 @@ _THE = r"(?:the\s+)?(?:year\s+)?"
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """What was understood. Days are inclusive; None is open. `rest` is the question without the phrases that were."""
+    """What was understood. Days are inclusive; None is open."""
 
     date_from: dt.date | None
     date_to: dt.date | None
     topics: tuple[str, ...]
-    rest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +55,16 @@ def narrowing(question: str, topics: Iterable[str], now: dt.date) -> Narrowing:
 
     Several phrases about time narrow together; where they exclude each other none of them counts.
     """
-    first, last, spoken = None, None, []
-    for start, end, period in _periods(question, now):
+    first, last = None, None
+    for period in _periods(question, now):
         first = max(filter(None, (first, period.first)), default=None)
         last = min(filter(None, (last, period.last)), default=None)
-        spoken.append((start, end))
     if first and last and first > last:
-        first, last, spoken = None, None, []
-    named, places = _topics(question, topics)
-    return Narrowing(first, last, named, _without(question, [*spoken, *places]))
+        first, last = None, None
+    return Narrowing(first, last, _topics(question, topics))
 
 
-def _periods(question: str, now: dt.date) -> Iterator[tuple[int, int, _Period]]:
+def _periods(question: str, now: dt.date) -> Iterator[_Period]:
     taken: list[tuple[int, int]] = []
     for pattern, meaning in _PHRASES:
         for match in pattern.finditer(question):
@@ -79,7 +76,7 @@ def _periods(question: str, now: dt.date) -> Iterator[tuple[int, int, _Period]]:
                 period = meaning(match, now)
             except (ValueError, OverflowError):  # the 31st of February, a thousand years ago
                 continue
-            yield start, end, period
+            yield period
 
 
 def _date(text: str) -> _Period:
@@ -190,33 +187,21 @@ _PHRASES: list[tuple[re.Pattern[str], Callable[[re.Match[str], dt.date], _Period
 """The longer ones first: "from 2015 to 2016" is not "from 2015"."""
 
 
-def _topics(question: str, topics: Iterable[str]) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
+def _topics(question: str, topics: Iterable[str]) -> tuple[str, ...]:
     known = {topic.lower(): topic for topic in topics if topic.strip()}
     if not known:
-        return (), []
+        return ()
     name = "|".join(re.escape(topic) for topic in sorted(known, key=len, reverse=True))
     behind = _phrase(
         rf"(?:about|on|in|under|from)\s+(?:the\s+)?(?:topics?\s+)?(?P<names>(?:{name})(?:\s*(?:,|and|or|&)\s*(?:{name}))*)"
     )
     before = _phrase(rf"(?P<names>{name})(?=\s+(?:news|articles?|reports?|stories|story)\b)")
     found: dict[str, None] = {}
-    places = []
     for pattern in (behind, before):
         for match in pattern.finditer(question):
-            names = re.finditer(rf"(?<![\w-])(?:{name})(?![\w-])", match["names"], re.IGNORECASE)
-            found.update((known[one.group().lower()], None) for one in names)
-            if pattern is behind:
-                places.append(match.span())
-    return tuple(found), places
-
-
-def _without(question: str, places: list[tuple[int, int]]) -> str:
-    """`question` less these pieces; all of it where nothing would be left."""
-    rest, at = "", 0
-    for start, end in sorted(places):
-        rest += question[at:start]
-        at = max(at, end)
-    rest += question[at:]
-    rest = re.sub(r"\s+([,.;:?!])", r"\1", re.sub(r"\s+", " ", rest))
-    rest = re.sub(r"^[\s,;:]+|(?<=[,;])[\s,;:]+|[\s,;:]+(?=[?!.]?$)", "", rest).strip()
-    return rest if re.search(r"\w", rest) else question
+            for one in re.finditer(rf"(?<![\w-])(?:{name})(?![\w-])", match["names"], re.IGNORECASE):
+                # A pattern without regard to case takes letters like \u017f and \u0130 too, which lower() does not.
+                topic = known.get(one.group().lower())
+                if topic is not None:
+                    found[topic] = None
+    return tuple(found)

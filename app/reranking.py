@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from app.errors import InvalidRequest, ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded
+from app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelServiceDown,
+    ModelServiceFailed,
+    NoReranker,
+    Overloaded,
+)
 from app.merging import MergingReranker
 from app.ranking.prior import with_prior
 from app.retrieval import Explained, Question, Ranking, Retrieved, RetrieveUseCase
@@ -22,7 +30,7 @@ from contracts.types import Hit, Pair, Passage
 
 log = logging.getLogger(__name__)
 
-_BEARABLE = (ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded)
+BEARABLE = (ModelServiceDown, ModelServiceFailed, NoReranker, Overloaded, DeadlineExceeded)
 """What a question survives that did not insist on reranking: it keeps the order of the search."""
 
 
@@ -68,7 +76,7 @@ class Reranking:
             raise InvalidRequest("rerank: is switched off here (PHAROS_RERANK).")
         try:
             there = bool(await self._served())
-        except _BEARABLE as failure:
+        except BEARABLE as failure:
             if asked:
                 raise
             self._survival.survived(failure)
@@ -91,8 +99,9 @@ class Reranking:
             return Reranked((), 0.0, 0.0)
         try:
             served = await self._reranker.served(pairs, deadline=deadline)
-        except _BEARABLE as failure:
-            if must:
+        except BEARABLE as failure:
+            # A deadline that the queue would not meet leaves time for an answer in the search's order.
+            if must or (deadline is not None and time.monotonic() >= deadline):
                 raise
             self._survival.survived(failure)
             return None

@@ -5,7 +5,7 @@ What is relevant is decided here and explained in docs/decisions/0010-hybrid-sea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, Self
 from opentelemetry.trace import SpanContext
 
 from app.batching import Batcher, BatchLimits, Served
+from app.errors import WrongEncoder
 from app.expansion import Expansion, queries_of, together
 from app.fusing import by_reciprocal_rank
 from app.quota import Quota
@@ -108,6 +109,8 @@ class _Group(NamedTuple):
     topics: tuple[str, ...]
     mode: SearchMode
     filters: Filters
+    limit: int
+    """What a hybrid search finds depends on how deep it looks: nobody's must depend on who searches beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,6 @@ class _Query:
 
     queries: Queries
     group: _Group
-    limit: int
     with_vectors: bool = False
     caller: SpanContext | None = field(default_factory=current_context)
 
@@ -138,10 +140,12 @@ class RetrieveUseCase(Protocol):
 
 
 class Retriever:
-    """Searches that arrive together travel together: queries of the same topics, mode and filters are one call.
+    """Searches that arrive together travel together: queries of the same topics, mode, filters and limit are one
+    call.
 
     A passage is relevant if its cosine similarity is at least `min_score`, or, where terms were searched, if it has at
-    least the share `min_coverage` of the question's terms. `mode` is that of questions that do not say.
+    least the share `min_coverage` of the question's terms. `mode` is that of questions that do not say. `served` names
+    the encoder, which must be the one that encoded the documents: vectors of two say nothing of each other.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class Retriever:
         min_score: float,
         min_coverage: float = 1.0,
         mode: SearchMode = "hybrid",
+        served: Callable[[], Awaitable[str]] | None = None,
         watch: BatchWatch = UNWATCHED,
     ) -> None:
         self._encoder = encoder
@@ -160,6 +165,7 @@ class Retriever:
         self._min_score = min_score
         self._min_coverage = min_coverage
         self._mode: SearchMode = mode
+        self._served = served
         self.searching: Batcher[_Query, Found] = Batcher(
             self._search,
             search_limits,
@@ -205,11 +211,11 @@ class Retriever:
         return Served(queries, encoded.queued_seconds, encoded.served_seconds)
 
     async def _rank(self, question: Question, queries: Queries, mode: SearchMode) -> Ranking:
-        # Sorted, so that the same set of topics is the same group however it was written.
-        group = _Group(tuple(sorted(set(question.topics))), mode, question.filters)
         several = len(queries.texts) > 1
         limit = max(question.limit, FUSED_HITS) if several else question.limit
-        query = _Query(queries, group, limit, question.with_vectors)
+        # Sorted, so that the same set of topics is the same group however it was written.
+        group = _Group(tuple(sorted(set(question.topics))), mode, question.filters, limit)
+        query = _Query(queries, group, question.with_vectors)
         found = await self.searching.submit(query, deadline=question.deadline)
         parts = tuple(map(tuple, found.value.hits))
         hits = tuple(by_reciprocal_rank(parts)) if several else parts[0]
@@ -221,16 +227,18 @@ class Retriever:
             found = await self._store.search(
                 together([query.queries for query in queries]),
                 group.topics,
-                max(query.limit for query in queries),
+                group.limit,
                 mode=group.mode,
                 filters=group.filters,
                 with_vectors=any(query.with_vectors for query in queries),
             )
+        if found.encoder and self._served is not None and (served := await self._served()) != found.encoder:
+            raise WrongEncoder(
+                f"The documents were encoded by {found.encoder}, and {served} is served: serve that one, or ingest the "
+                "documents again, with --recreate."
+            )
         rows = iter(found.hits)
-        return [
-            Found(found.mode, [hits[: query.limit] for hits in islice(rows, len(query.queries.texts))])
-            for query in queries
-        ]
+        return [Found(found.mode, list(islice(rows, len(query.queries.texts)))) for query in queries]
 
     async def __aenter__(self) -> Self:
         await self.searching.__aenter__()

@@ -143,12 +143,15 @@ class Manifest(msgspec.Struct, frozen=True):
     schema: int = 1
     language: Language | None = None
     """Of its terms; None where it has none."""
+    encoder: str = ""
+    """The one that made its vectors, "" where that was not kept."""
 
     @classmethod
     def read(cls, text: str) -> Manifest:
         """Of the catalog's entry. Raises msgspec.DecodeError."""
         written = msgspec.json.decode(text, type=_Written)
-        return cls(written.schema, written.analyzer.language if written.analyzer is not None else None)
+        language = written.analyzer.language if written.analyzer is not None else None
+        return cls(written.schema, language, written.encoder)
 
 
 def version_row(*, changing: bool) -> dict[str, object]:
@@ -171,6 +174,7 @@ class Analyzer(msgspec.Struct, frozen=True):
 class _Written(msgspec.Struct):
     schema: int = 1
     analyzer: Analyzer | None = None
+    encoder: str = ""
 
 
 def catalog_schema() -> CollectionSchema:

@@ -231,10 +231,12 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The hits of each query, best first, and how they were searched: "dense" where the store has no terms."""
+    """The hits of each query, best first, and how they were searched: "dense" where the store has no terms. `encoder`
+    made the passages' vectors; "" where the store does not know."""
 
     mode: SearchMode
     hits: list[list[Hit]]
+    encoder: str = ""
 
 
 class TopicCount(msgspec.Struct, frozen=True):

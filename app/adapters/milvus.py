@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
+import msgspec
 from pymilvus import AsyncMilvusClient, MilvusException
 
 from app.adapters.milvus_rows import dense_hit, hybrid_hits, passage_of, sparse_hit
@@ -82,8 +83,8 @@ class MilvusStore:
         manifest = await self._manifest()
         if manifest.schema < schema.SCHEMA and filters != NO_FILTERS:
             raise InvalidRequest(
-                f"filters: the collection {self._collection!r} was made by an older Pharos, which did not keep what "
-                "they look at; ingest the documents again, with --recreate."
+                f"filters: the collection {self._collection!r} keeps nothing that they look at: nothing is ingested "
+                "yet, or by an older Pharos; ingest the documents, with --recreate where they are there already."
             )
         try:
             where = expression(topics, filters)
@@ -103,7 +104,7 @@ class MilvusStore:
                 [dense_hit(row, vector, with_vector=with_vectors) for row in found]
                 for found, vector in zip(rows, by, strict=True)
             ]
-            return Found("dense", dense)
+            return Found("dense", dense, manifest.encoder)
         words = [terms(text, manifest.language) for text in asked.texts]
         searched = words if queries.asked is None else [terms(text, manifest.language) for text in queries.texts]
         texts = [" ".join(of_one) for of_one in searched]
@@ -113,16 +114,18 @@ class MilvusStore:
         if mode == "sparse":
             rows = await self._sparse(texts, where, limit, with_them)
             each = zip(rows, words, asked.vectors, strict=True)
-            return Found(
-                "sparse", [[sparse_hit(row, *own, with_vector=with_vectors) for row in found] for found, *own in each]
-            )
+            sparse = [[sparse_hit(row, *own, with_vector=with_vectors) for row in found] for found, *own in each]
+            return Found("sparse", sparse, manifest.encoder)
         depth = leg_depth(limit)
-        near, worded = await asyncio.gather(
-            self._dense(queries.vectors, where, depth, [*fields, *also]),
-            self._sparse(texts, where, depth, with_them),
-        )
-        legs = zip(near, worded, words, queries.vectors, by, strict=True)
-        return Found("hybrid", [hybrid_hits(*own, self._fusion, limit, with_vector=with_vectors) for own in legs])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                near = tasks.create_task(self._dense(queries.vectors, where, depth, [*fields, *also]))
+                worded = tasks.create_task(self._sparse(texts, where, depth, with_them))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        legs = zip(near.result(), worded.result(), words, queries.vectors, by, strict=True)
+        fused = [hybrid_hits(*own, self._fusion, limit, with_vector=with_vectors) for own in legs]
+        return Found("hybrid", fused, manifest.encoder)
 
     def _say_that_there_are_no_terms(self) -> None:
         if not self._said:
@@ -174,7 +177,7 @@ class MilvusStore:
         if not rows:
             self._known = None
             return Manifest()
-        manifest = Manifest.read(rows[0]["value"])
+        manifest = self._read(Manifest.read, rows[0]["value"])
         self._known, self._known_at = manifest, now
         return manifest
 
@@ -189,7 +192,17 @@ class MilvusStore:
 
     async def version(self) -> CollectionVersion | None:
         rows = await self._query(self._catalog, f'key == "{schema.VERSION_KEY}"', ["value"])
-        return schema.version_of(rows[0]["value"]) if rows else None
+        return self._read(schema.version_of, rows[0]["value"]) if rows else None
+
+    def _read(self, read: Callable[[str], T], text: str) -> T:
+        """A catalog's entry. Raises StoreFailed for one that a newer Pharos has written, perhaps."""
+        try:
+            return read(text)
+        except msgspec.DecodeError as exc:
+            raise StoreFailed(
+                f"The catalog of the collection {self._collection!r} cannot be understood ({exc}). Is the gateway "
+                "older than what ingested it?"
+            ) from exc
 
     async def topic_names(self) -> list[str]:
         rows = await self._query(self._catalog, f'key like "{schema.TOPIC_KEY_PREFIX}%"', ["key"], limit=_LIST_LIMIT)

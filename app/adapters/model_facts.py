@@ -38,6 +38,10 @@ class ModelFacts:
         """What is served. Raises as `get`."""
         return (await self.get()).card
 
+    async def encoder(self) -> str:
+        """The name of the served encoder. Raises as `get`."""
+        return (await self.card()).encoder
+
     async def reranker(self) -> str:
         """The name of the served reranker, "" for none. Raises as `get`."""
         return (await self.card()).reranker

@@ -1,11 +1,9 @@
 """The steps in their order. Pure and fast: what the store must be asked for between them is named, not fetched, here.
 
-    pool = options.pool(limit, most)                 # search for so many, with vectors if options.needs_vectors
-    hits = selected(hits, options, limit, now)       # relevant, weighted by age, no repeats, varied; at most `limit`
-    spans = spans_wanted(hits, options)              # often none; else fetch them: VectorStore.neighbours(spans)
-    hits = assembled(hits, options, fetched)         # neighbours and parents as one passage
-
-A question that wants no parents can do it in one call, `arranged`.
+pool = options.pool(limit, most)                 # search for so many, with vectors if options.needs_vectors
+hits = selected(hits, options, limit, now)       # relevant, weighted by age, no repeats, varied; at most `limit`
+spans = spans_wanted(hits, options)              # often none; else fetch them: VectorStore.neighbours(spans)
+hits = assembled(hits, options, fetched)         # neighbours and parents as one passage
 """
 
 from __future__ import annotations
@@ -50,8 +48,3 @@ def assembled(hits: Sequence[Hit], options: RankingOptions, fetched: Iterable[Pa
     if options.parent_tokens:
         return grown(hits, fetched, options.parent_tokens)
     return joined(hits) if options.join_neighbours else list(hits)
-
-
-def arranged(hits: Sequence[Hit], options: RankingOptions, limit: int, now: dt.date) -> list[Hit]:
-    """All of it, without parents."""
-    return assembled(selected(hits, options, limit, now), options)

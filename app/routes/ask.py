@@ -120,7 +120,7 @@ def router(asker: AskUseCase, settings: Settings) -> APIRouter:
 
 def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequest:
     """The body as a question, within the limits that are settings. Raises InvalidRequest."""
-    within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.top_k_max)
+    top_k = within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.top_k_max)
     max_tokens = body.max_tokens or settings.max_tokens
     if max_tokens > settings.max_tokens_max:
         raise InvalidRequest(f"max_tokens: is {max_tokens:,}; at most {settings.max_tokens_max:,} is allowed")
@@ -128,7 +128,7 @@ def _ask_request(body: AskBody, request: Request, settings: Settings) -> AskRequ
         request_id=request_id_of(request),
         question=body.question,
         topics=body.where(),
-        top_k=body.top_k,
+        top_k=top_k,
         sampling=Sampling(max_tokens=max_tokens, temperature=body.temperature),
         terms=terms_of(request),
         mode=body.mode,

@@ -133,14 +133,17 @@ class QuestionBody(BaseModel):
         return Filters() if self.filters is None else self.filters.filters()
 
 
-def within(body: QuestionBody, top_k: int, *, question_chars_max: int, top_k_max: int) -> None:
-    """Raise InvalidRequest for a question beyond the limits that are settings."""
+def within(body: QuestionBody, top_k: int, *, question_chars_max: int, top_k_max: int) -> int:
+    """How many passages are wanted. Raises InvalidRequest for a question beyond the limits that are settings."""
     if len(body.question) > question_chars_max:
         raise InvalidRequest(
             f"question: has {len(body.question):,} characters; at most {question_chars_max:,} are allowed"
         )
-    if top_k > top_k_max:
+    if top_k <= top_k_max:
+        return top_k
+    if "top_k" in body.model_fields_set:
         raise InvalidRequest(f"top_k: is {top_k}; at most {top_k_max} is allowed")
+    return top_k_max  # the default, which nobody has asked for
 
 
 def _sorted(values: list[str] | None) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ EXAMPLE = {
     "hits": [
         {
             "rank": 1,
-            "score": 0.0328,
+            "score": 0.797,
             "passage": {
                 "id": "5f0c…-0",
                 "document_id": "5f0c…",
@@ -95,7 +95,7 @@ EXAMPLE = {
                 "metadata": {},
             },
             "stages": {
-                "fused": {"rank": 1, "score": 0.0328},
+                "fused": {"rank": 1, "score": 0.797},
                 "dense": {"rank": 1, "score": 0.71},
                 "sparse": {"rank": 1, "score": 12.3},
             },
@@ -126,14 +126,16 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         },
     )
     async def search(body: SearchBody, request: Request) -> Response:
-        within(body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.search_top_k_max)
+        top_k = within(
+            body, body.top_k, question_chars_max=settings.question_chars_max, top_k_max=settings.search_top_k_max
+        )
         try:
-            answer = await unless_disconnected(request.receive, answered(body, request))
+            answer = await unless_disconnected(request.receive, answered(body, request, top_k))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(msgspec.json.encode(answer), media_type=wire.JSON)
 
-    async def answered(body: SearchBody, request: Request) -> SearchAnswer:
+    async def answered(body: SearchBody, request: Request, top_k: int) -> SearchAnswer:
         terms, where = terms_of(request), body.where()
         if where:
             await topics.require(where)
@@ -141,7 +143,7 @@ def router(retriever: RetrieveUseCase, topics: TopicDirectory, settings: Setting
         question = Question(
             body.question,
             where,
-            body.top_k,
+            top_k,
             terms.deadline,
             body.mode,
             narrowed,

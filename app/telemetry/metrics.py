@@ -6,20 +6,17 @@ import time
 
 from prometheus_client import CollectorRegistry, Histogram
 
+from app import expanding, reranking
 from app.asking import NOTHING_RELEVANT
 from app.batch_metrics import BatchMetrics, CountedBatches
 from app.errors import (
     Draining,
     InvalidRequest,
-    ModelServiceDown,
-    ModelServiceFailed,
-    NoReranker,
     Overloaded,
     QuotaExceeded,
     Unauthorized,
     UnknownTopic,
 )
-from app.expanding import BEARABLE, NOTHING_USABLE
 from app.telemetry.record import RequestRecord, current_record
 from app.telemetry.tokens import TokenFlow
 from app.token_stream import TokenStream
@@ -67,9 +64,9 @@ class Metrics:
             self._no_first_token.labels(reason)
         for error in (Overloaded, Draining, QuotaExceeded, Unauthorized, InvalidRequest, UnknownTopic):
             self._refused.labels(error.code)
-        for skipped in (Overloaded, ModelServiceDown, ModelServiceFailed, NoReranker):
+        for skipped in reranking.BEARABLE:
             self._rerank_skipped.labels(skipped.code)
-        for reason in (*(failure.code for failure in BEARABLE), NOTHING_USABLE):
+        for reason in (*(failure.code for failure in expanding.BEARABLE), expanding.NOTHING_USABLE):
             self._expand_skipped.labels(reason)
 
     def rerank_skipped(self, reason: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from app.adapters.milvus import MilvusStore
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, StoreFailed
 from contracts import collection as schema
 from contracts.analysis import Language
 from contracts.types import Filters, Queries
@@ -61,6 +61,25 @@ async def test_it_is_searched_by_vectors_and_the_log_says_so_once(
     assert len(caplog.records) == 1
     with pytest.raises(InvalidRequest, match="--recreate"):
         await store.search(Queries(("a",), VECTORS[:1]), [], 2, mode="dense", filters=Filters(date_from="2025-01-01"))
+    await store.close()
+
+
+async def test_a_catalog_that_cannot_be_understood_is_said_to_be_so(milvus_lite: Service) -> None:
+    name = f"newer_{uuid4().hex[:8]}"
+    facts = schema.catalog_of(name)
+    client = MilvusClient(milvus_lite.url, grpc_options=schema.GRPC_OPTIONS)
+    client.create_collection(facts, schema=schema.catalog_schema(), index_params=schema.catalog_index())
+    newer = {"schema": 9, "analyzer": {"language": "klingon", "revision": 1}}
+    client.insert(
+        facts,
+        [schema.catalog_row(schema.MANIFEST_KEY, json.dumps(newer)), schema.catalog_row(schema.VERSION_KEY, "[]")],
+    )
+    client.close()
+    store = MilvusStore(milvus_lite.url, "", name, timeout_seconds=20)
+    with pytest.raises(StoreFailed, match="older than what ingested it"):
+        await store.search(Queries(("words",), VECTORS[:1]), [], 2, mode="dense")
+    with pytest.raises(StoreFailed, match="cannot be understood"):
+        await store.version()
     await store.close()
 
 

@@ -75,7 +75,6 @@ def test_a_phrase_about_time_is_a_range_of_days(question: str, first: str | None
 )
 def test_what_is_not_understood_narrows_nothing(question: str) -> None:
     assert days(question) == (None, None)
-    assert narrowing(question, [], NOW).rest == question
 
 
 def test_last_of_a_month_that_is_shorter() -> None:
@@ -101,19 +100,9 @@ def test_topics_are_known_by_their_names(question: str, topics: tuple[str, ...])
     assert narrowing(question, TOPICS, NOW).topics == topics
 
 
-@pytest.mark.parametrize(
-    ("question", "rest"),
-    [
-        ("Who won in March 2016, about cricket?", "Who won?"),
-        ("In March 2016, who won the cup?", "who won the cup?"),
-        ("Who won the cup since 2015 in Oslo?", "Who won the cup in Oslo?"),
-        ("last year", "last year"),
-        ("Who won?", "Who won?"),
-        ("Any sports news from 2016?", "Any sports news?"),
-    ],
-)
-def test_the_rest_is_the_question_without_what_was_understood(question: str, rest: str) -> None:
-    assert narrowing(question, TOPICS, NOW).rest == rest
+@pytest.mark.parametrize("question", ["about \u017fports", "in \u0130stanbul", "in \u0131stanbul and cricket"])
+def test_letters_that_have_no_like_in_lower_case_are_no_fault(question: str) -> None:
+    assert set(narrowing(question, [*TOPICS, "istanbul"], NOW).topics) <= {"cricket"}
 
 
 WORDS = st.one_of(
@@ -130,8 +119,6 @@ def test_nothing_is_invented(words: list[str]) -> None:
     if found.date_from and found.date_to:
         assert found.date_from <= found.date_to
     assert set(found.topics) <= {"cricket"}
-    letters = iter(question.replace(" ", ""))
-    assert all(letter in letters for letter in found.rest.replace(" ", ""))
 
 
 @settings(deadline=None)

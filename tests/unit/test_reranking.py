@@ -154,6 +154,17 @@ async def test_a_request_that_has_no_time_left_is_not_saved_by_the_order_of_the_
     assert setting.skipped == []
 
 
+async def test_one_whose_queue_is_too_long_for_its_time_keeps_the_order_of_the_search() -> None:
+    setting = Setting()
+    setting.reranker.fails = DeadlineExceeded("the queue is longer")
+    later = time.monotonic() + 60
+    async with setting.merging.batcher:
+        assert await setting.reranking.reranked(ASKED, HITS, 2, later) is None
+        with pytest.raises(DeadlineExceeded):
+            await setting.reranking.reranked(ASKED, HITS, 2, later, must=True)
+    assert setting.skipped == ["deadline_exceeded"]
+
+
 async def test_questions_that_come_together_are_one_call_and_keep_their_own_scores() -> None:
     setting = Setting()
     asked = [f"text number {i}" for i in range(6)]

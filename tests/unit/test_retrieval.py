@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from app.adapters.memory import MemoryStore
 from app.batching import BatchLimits
+from app.errors import WrongEncoder
 from app.merging import MergingEncoder
 from app.retrieval import Question, Retriever
 from contracts.analysis import Language
@@ -110,8 +113,28 @@ async def test_searches_of_one_mode_and_filter_travel_together() -> None:
     ]
     async with retrieving(counted) as retriever:
         found = await asyncio.gather(*map(retriever.retrieve, questions))
-    assert sorted(counted.calls) == [("dense", 1), ("hybrid", 2), ("hybrid", 3)]
+    # Nor what wants more: how deep a hybrid search looks decides what it finds.
+    assert sorted(counted.calls) == [("dense", 1), ("hybrid", 1), ("hybrid", 2), ("hybrid", 2)]
     assert [ids(one.passages) for one in found] == [["0"], ["1", "2"], ["0"], ["0"], [], ["1"]]
+
+
+@pytest.mark.parametrize(("made_by", "refused"), [("another", True), ("words", False), ("", False)])
+async def test_vectors_of_another_encoder_are_not_compared(made_by: str, refused: bool) -> None:
+    class MadeBy(Counted):
+        async def search(self, *given: Any, **named: Any) -> Found:
+            return msgspec.structs.replace(await super().search(*given, **named), encoder=made_by)
+
+    async def served() -> str:
+        return "words"
+
+    made = MadeBy()
+    made.add([Passage("0", "d0", "", "t", "2025-01-01", "The sea is wide.", 0)], np.eye(3, dtype=np.float32)[:1])
+    async with retrieving(made, served=served) as retriever:
+        if refused:
+            with pytest.raises(WrongEncoder, match="encoded by another, and words is served"):
+                await retriever.retrieve(Question("sea", (), 1))
+        else:
+            assert ids((await retriever.retrieve(Question("sea", (), 1))).passages) == ["0"]
 
 
 async def test_a_hybrid_search_says_where_its_legs_have_each_hit() -> None:

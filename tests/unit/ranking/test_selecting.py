@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.ranking.diversity import by_marginal_relevance
 from app.ranking.duplicates import shingles, without_duplicates
 from app.ranking.options import RankingOptions
-from app.ranking.pipeline import arranged, assembled, selected, spans_wanted
+from app.ranking.pipeline import assembled, selected, spans_wanted
 from app.ranking.recency import by_recency, weight
 from app.ranking.thresholds import relevant
 from contracts.types import Hit
@@ -39,14 +39,13 @@ def test_nothing_is_invented_and_never_more_than_the_limit(
     assert len(set(ids(chosen))) == len(chosen)
     by_id = {hit.passage.id: hit.passage for hit in hits}
     assert all(hit.passage is by_id[hit.passage.id] for hit in chosen)
-    arranged_ids = ids(arranged(hits, options, limit, NOW))
-    assert set(arranged_ids) <= set(ids(chosen))
+    assert set(ids(assembled(chosen, options))) <= set(ids(chosen))
 
 
 @settings(deadline=None)
 @given(hits=found(), limit=st.integers(1, 12))
 def test_without_options_nothing_changes_but_the_number(hits: list[Hit], limit: int) -> None:
-    assert arranged(hits, RankingOptions(), limit, NOW) == hits[:limit]
+    assert assembled(selected(hits, RankingOptions(), limit, NOW), RankingOptions()) == hits[:limit]
     assert spans_wanted(hits, RankingOptions()) == []
 
 
