@@ -19,8 +19,9 @@ from app_llm.graphs.types import Backend, Description, GraphError, Kind
 from app_llm.tokens import WindowedTokenizer
 
 FLOAT_MIN, INT8_MIN = 0.9999, {"encoder": 0.95, "cross-encoder": 0.8}
+BFLOAT16_MIN = {"encoder": 0.9999, "cross-encoder": 0.95}
 """What an export that computes something else than its model would not reach; see `Description.similarity`. Scores of a
-cross-encoder are steep near one half, so that int8 moves some by much and leaves the order."""
+cross-encoder are steep near one half, so that rounding moves some by much and leaves the order."""
 
 _BATCH = 2  # fewer than there are texts to check with, so that several batches and padding are checked, too
 _VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "onnxscript", "onnx")
@@ -88,7 +89,7 @@ def _check(target: Path, description: Description, right: NDArray[np.float32], b
     (target / DESCRIPTION).write_bytes(msgspec.json.encode(description))
     rows = open_export(target, backend, threads=1, batch=_BATCH)(exporting.checked_with(description.kind)).rows
     similarity = _similarity(description.kind, rows, right)
-    least = INT8_MIN[description.kind] if backend.endswith("int8") else FLOAT_MIN
+    least = _least(description.kind, backend)
     if not similarity >= least:
         raise GraphError(
             f"As {backend}, this model does not compute what it does in torch (similarity {similarity:.4f}, where "
@@ -96,6 +97,12 @@ def _check(target: Path, description: Description, right: NDArray[np.float32], b
         )
     described = msgspec.structs.replace(description, similarity=round(similarity, 6))
     (target / DESCRIPTION).write_bytes(msgspec.json.encode(described))
+
+
+def _least(kind: Kind, backend: Backend) -> float:
+    if backend.endswith("int8"):
+        return INT8_MIN[kind]
+    return BFLOAT16_MIN[kind] if backend == "openvino" else FLOAT_MIN
 
 
 def _similarity(kind: Kind, rows: NDArray[np.float32], right: NDArray[np.float32]) -> float:
