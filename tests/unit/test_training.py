@@ -19,9 +19,9 @@ from setup_milvus.datasets import Dataset, Tally
 from tests.support.cross_encoders import tiny_cross_encoder
 from training import cross_encoder
 from training.loop import Recipe, examples, train
-from training.mining import Candidate, Mined, NothingFound, gateway_search, load, mine, save
+from training.mining import Candidate, Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
 from training.questions import BEIR_COLUMNS, NoQuestions, Question, Questions, licence_of
-from training.validation import ndcg, validate
+from training.validation import held_out, ndcg, validate
 
 ARTICLES, PARAGRAPHS = 12, 3
 
@@ -114,8 +114,34 @@ async def test_what_is_held_out_is_neither_answer_nor_negative(tmp_path: Path) -
 
 async def test_what_was_mined_survives_a_file(tmp_path: Path) -> None:
     mined = await mined_of(beir(tmp_path / "toys"))
-    save(mined, tmp_path / "deep" / "mined.gz")
-    assert load(tmp_path / "deep" / "mined.gz") == mined
+    options = {"--set": ["toys"], "--hold-out-first": 0, "--validation-share": 0.3}
+    save(mined, options, tmp_path / "deep" / "mined.gz")
+    assert load(tmp_path / "deep" / "mined.gz", options) == mined
+
+
+def test_what_was_mined_with_other_options_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mined.gz"
+    save([], {"--set": ["a", "b"], "--hold-out-first": 0, "--mode": "hybrid"}, path)
+    with pytest.raises(
+        NotAsMined, match=r"mined with --set a and b, not a; --hold-out-first 0, not 300: give the same"
+    ):
+        load(path, {"--set": ["a"], "--hold-out-first": 300, "--mode": "hybrid"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"document": "d", "text": "of an earlier version"}\n'), "does not say with which options"),
+        (b"", "does not say with which options"),
+        (b"no archive", "cannot be read"),
+        (gzip.compress(b"no JSON\n"), "cannot be read"),
+        (gzip.compress(b'{"options": {}}\n' * 9)[:-12], "cannot be read"),
+    ],
+)
+def test_a_file_that_was_not_mined_or_only_in_part_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "mined.gz").write_bytes(content)
+    with pytest.raises(NotAsMined, match=f"{said}.*delete it to mine again"):
+        load(tmp_path / "mined.gz", {})
 
 
 async def test_the_search_of_another_set_is_found_out(tmp_path: Path) -> None:
@@ -195,6 +221,31 @@ def test_validation_orders_by_score_and_counts_what_was_not_found() -> None:
     assert order.reranked == pytest.approx(0.5)
 
 
+def test_validation_asks_the_first_of_each_set() -> None:
+    question = Question("q", "which?", frozenset(["right"]))
+    mined = [
+        Mined(name, part, question, (), frozenset()) for name in "ab" for part in ("training", *["validation"] * 3)
+    ]  # type: ignore[arg-type]
+    assert [(each.set, each.part) for each in held_out(mined, 2)] == [(name, "validation") for name in "aabb"]
+    assert len(held_out(mined)) == 6
+
+
+def test_validation_weighs_probabilities_whatever_activation_a_model_was_saved_with(tmp_path: Path) -> None:
+    """Logits that are all 3 say nothing, so a prior leaves the search's order; taken for probabilities they would make
+    the odds of all but the first negative."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(tiny_cross_encoder(tmp_path / "tiny")), device="cpu", activation_fn=torch.nn.Identity())
+    with torch.no_grad():
+        model.model.classifier.weight.zero_()
+        model.model.classifier.bias.fill_(3.0)
+    found = tuple(Candidate(name, f"text {name}") for name in ("a", "right", "c", "d"))
+    mined = [Mined("toys", "validation", Question("q", "which?", frozenset(["right"])), found, frozenset())]
+    (order,) = validate(model, mined, candidates=4, prior=1.0)
+    assert order.reranked == order.searched == pytest.approx(1 / np.log2(3))
+
+
 async def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
     """A tiny model learns that passages with "xxx" answer, which nothing but training can tell it."""
     from sentence_transformers import CrossEncoder
@@ -237,9 +288,19 @@ async def test_time_ends_it(tmp_path: Path) -> None:
     assert train(model, given, Recipe(epochs=1e6, seconds=0.2)).steps < 1000
 
 
-async def mined_file(folder: Path) -> Path:
-    save(await mined_of(folder), folder.parent / "mined.gz")
-    return folder.parent / "mined.gz"
+def command(folder: Path, *more: str) -> list[str]:
+    """A short training of a tiny model on what `mined_of` finds in `folder`, and `more` options, which win."""
+    import asyncio
+
+    mined, tiny = folder.parent / "mined.gz", folder.parent / "tiny"
+    arguments = (
+        f"--data {folder.parent} --set {folder.name} --name toy --mined {mined} --validation-share 0.3 --epochs 1"
+    )
+    given = [*arguments.split(), "--model", str(tiny), "--max-length", "24", "--batch", "8", "--device", "cpu"]
+    if not mined.exists():
+        tiny_cross_encoder(tiny)
+        save(asyncio.run(mined_of(folder)), cross_encoder.mining_options(cross_encoder.parse(given)), mined)
+    return [*given, *more]
 
 
 def test_the_command_trains_saves_and_says_what_it_was_made_of(
@@ -250,11 +311,7 @@ def test_the_command_trains_saves_and_says_what_it_was_made_of(
     from safetensors import safe_open
 
     monkeypatch.chdir(tmp_path)
-    folder = beir(tmp_path / "data" / "toys")
-    mined = asyncio.run(mined_file(folder))
-    start = tiny_cross_encoder(tmp_path / "tiny")
-    arguments = f"--data {tmp_path / 'data'} --set toys --name toy --mined {mined} --model {start} --max-length 24"
-    assert cross_encoder.main([*arguments.split(), "--epochs", "1", "--batch", "8", "--device", "cpu"]) == 0
+    assert cross_encoder.main(command(beir(tmp_path / "data" / "toys"), "--validation-questions", "4")) == 0
     saved = tmp_path / "volumes/models/own/toy"
     assert capsys.readouterr().out == "volumes/models/own/toy\n"
     with safe_open(saved / "model.safetensors", "pt") as weights:
@@ -264,11 +321,30 @@ def test_the_command_trains_saves_and_says_what_it_was_made_of(
     assert "16 questions, 2 steps" in page
     assert "**It makes the order of toys no better" in page, "with random weights and two steps"
     assert str(tmp_path) not in page
-    held_out = (saved / "validation.tsv").read_text().splitlines()
-    assert held_out
-    assert all(line.startswith("toys\tq") for line in held_out)
+    lines = (saved / "validation.tsv").read_text().splitlines()
+    assert len(lines) == 4, "of those in the file"
+    assert "| toys | 4 |" in page
+    assert all(line.startswith("toys\tq") for line in lines)
     reranker = asyncio.run(CrossEncoderReranker.load(str(saved), "cpu", 1, 8))
     assert reranker.window == 24
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--set other", "--hold-out-first 3", "--validation-share 0.4", "--mode dense", "--candidates 9", "--questions 9"],
+)
+def test_the_command_trains_on_nothing_that_was_mined_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, option: str
+) -> None:
+    """What the file holds out is not what this run promises to."""
+    arguments = command(beir(tmp_path / "toys"), *option.split())
+    assert cross_encoder.main(arguments) == 1
+    assert f"mined with {option.split()[0]} " in caplog.text
+    assert "give the same options, or delete it" in caplog.text
+    assert (
+        cross_encoder.main([*command(tmp_path / "toys"), "--search", "http://elsewhere", "--frozen-layers", "9"]) == 1
+    )
+    assert "cannot freeze" in caplog.text, "what only the search or the training needs may differ"
 
 
 def test_without_a_gateway_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
