@@ -28,7 +28,7 @@ from setup_milvus.readers import DatasetError
 from training.loop import Recipe, examples, train
 from training.mining import Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
 from training.model_card import readme
-from training.questions import NoQuestions, Part, Question, Questions, licence_of
+from training.questions import NoQuestions, Part, Question, licence_of, split
 from training.validation import held_out, validate
 
 log = logging.getLogger(__name__)
@@ -113,11 +113,10 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
     httpx.HTTPError where a gateway does not answer."""
     found: list[Mined] = []
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
-        for given in options.sets:
-            name, _, url = given.partition("=")
-            questions = await asyncio.to_thread(
-                Questions, options.data / name, options.validation_share, options.hold_out_first
-            )
+        folders = [options.data / name for name in _names(options)]
+        sets = await asyncio.to_thread(split, folders, options.validation_share, options.hold_out_first)
+        for given, questions in zip(options.sets, sets, strict=True):
+            url = given.partition("=")[2]
             training, validation = questions.of("training"), questions.of("validation")
             rng = random.Random(options.seed)
             chosen: list[tuple[Part, Question]] = [
@@ -129,7 +128,7 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
             ]
             log.info(
                 "%s: %d judged questions, %d to train on and %d to validate on; %d of them are searched for",
-                name, len(questions.all), len(training), len(validation), len(chosen),
+                questions.name, len(questions.all), len(training), len(validation), len(chosen),
             )  # fmt: skip
             search = gateway_search(http, url or options.search, options.candidates, options.mode)
             found += await mine(questions, chosen, search)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from tests.support.cross_encoders import tiny_cross_encoder
 from training import cross_encoder
 from training.loop import Recipe, examples, train
 from training.mining import Candidate, Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
-from training.questions import BEIR_COLUMNS, NoQuestions, Question, Questions, licence_of
+from training.questions import BEIR_COLUMNS, NoQuestions, Question, licence_of, split
 from training.validation import held_out, ndcg, validate
 
 ARTICLES, PARAGRAPHS = 12, 3
@@ -58,6 +59,13 @@ def beir(folder: Path) -> Path:
     return folder
 
 
+def rewrite(file: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """The lines of `file`, less its ending .jsonl.gz, as `change` makes them."""
+    path = file.with_name(f"{file.name}.jsonl.gz")
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    path.write_bytes(gzip.compress("".join(change(lines)).encode()))
+
+
 async def by_words(folder: Path, question: str) -> Sequence[Candidate]:
     """Every passage of the set, by the question's words."""
     documents = list(Dataset.open(folder / "corpus.jsonl.gz", BEIR_COLUMNS).documents(Tally()))
@@ -67,13 +75,13 @@ async def by_words(folder: Path, question: str) -> Sequence[Candidate]:
 
 
 async def mined_of(folder: Path, share: float = 0.3) -> list[Mined]:
-    questions = Questions(folder, share)
+    (questions,) = split([folder], share)
     chosen = [(part, q) for part in ("training", "validation") for q in questions.of(part)]  # type: ignore[arg-type]
     return await mine(questions, chosen, lambda question: by_words(folder, question))  # type: ignore[arg-type]
 
 
 def test_every_paragraph_of_an_article_is_on_one_side(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3)
     sides = [{q.id[:-1] for q in questions.of(part)} for part in ("training", "validation")]  # type: ignore[arg-type]
     assert all(sides)
     assert sides[0] & sides[1] == set()
@@ -82,7 +90,7 @@ def test_every_paragraph_of_an_article_is_on_one_side(tmp_path: Path) -> None:
 
 
 def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3, hold_out_first=PARAGRAPHS + 1)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3, hold_out_first=PARAGRAPHS + 1)
     held = {q.id for q in questions.of("validation")}
     assert held == {f"q{a}{p}" for a in (0, 1) for p in range(PARAGRAPHS)}, "all of the two articles, and no other"
     assert len(questions.of("training")) == (ARTICLES - 2) * PARAGRAPHS
@@ -90,13 +98,39 @@ def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> N
 
 def test_a_question_with_documents_on_both_sides_is_on_neither(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
-    before = Questions(folder, 0.3)
+    (before,) = split([folder], 0.3)
     on = {part: before.of(part)[0].id for part in ("training", "validation")}  # type: ignore[arg-type]
     with (folder / "qrels.dev.tsv").open("a") as file:
         file.write(f"{on['training']}\ta{on['validation'][1:-1]}p0\t1\n")
-    after = Questions(folder, 0.3)
+    (after,) = split([folder], 0.3)
     for part in ("training", "validation"):
         assert on["training"] not in {q.id for q in after.of(part)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hold_out_first", [0, 4])
+def test_an_article_of_two_sets_is_on_one_side_in_both(tmp_path: Path, hold_out_first: int) -> None:
+    """The other set asks about the articles in another order, writes their titles in another way and lacks some."""
+    first, second = beir(tmp_path / "first"), beir(tmp_path / "second")
+    for file in ("corpus", "queries.dev"):
+        rewrite(
+            second / file, lambda rows: [row.replace("Article ", "article_") for row in rows[: PARAGRAPHS - 1 : -1]]
+        )
+    one, other = split([first, second], 0.3, hold_out_first)
+    sides = [{part: {q.id for q in each.of(part)} for part in ("training", "validation")} for each in (one, other)]  # type: ignore[arg-type]
+    assert all(map(len, (side for each in sides for side in each.values())))
+    assert not sides[0]["training"] & sides[1]["validation"]
+    assert not sides[1]["training"] & sides[0]["validation"]
+    if hold_out_first:
+        assert {id[:-1] for id in sides[0]["validation"]} == {"q0", "q1", "q10", "q11"}
+
+
+def test_documents_without_a_title_have_nothing_in_common_with_those_of_another_set(tmp_path: Path) -> None:
+    folders = [beir(tmp_path / name) for name in ("first", "second")]
+    for folder in folders:
+        rewrite(folder / "corpus", lambda rows: [re.sub(r'"title": "[^"]*"', '"title": ""', row) for row in rows])
+    rewrite(folders[1] / "queries.dev", lambda rows: rows[::-1])
+    held = [[q.id for q in questions.of("validation")] for questions in split(folders, 0.3, hold_out_first=1)]
+    assert held == [["q00"], [f"q{ARTICLES - 1}{PARAGRAPHS - 1}"]], "ids are the same in both sets"
 
 
 async def test_what_is_held_out_is_neither_answer_nor_negative(tmp_path: Path) -> None:
@@ -145,7 +179,7 @@ def test_a_file_that_was_not_mined_or_only_in_part_is_refused(tmp_path: Path, co
 
 
 async def test_the_search_of_another_set_is_found_out(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3)
 
     async def elsewhere(_: str) -> Sequence[Candidate]:
         return [Candidate("not of toys", "text")]
@@ -173,10 +207,10 @@ def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
     (folder / "qrels.dev.tsv").write_text("query-id\tcorpus-id\tscore\nq00\tunknown\t1\n")
     with pytest.raises(NoQuestions, match="no question"):
-        Questions(folder, 0.2)
+        split([folder], 0.2)
     (folder / "qrels.dev.tsv").unlink()
     with pytest.raises(NoQuestions, match="0 files qrels"):
-        Questions(folder, 0.2)
+        split([folder], 0.2)
 
 
 def test_licences_are_those_stated(tmp_path: Path) -> None:
