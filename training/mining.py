@@ -10,7 +10,7 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def load(path: Path, options: Options) -> list[Mined]:
     mined: list[Mined] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows = map(json.loads, file)
+            rows: Iterator[dict[str, Any]] = map(json.loads, file)
             _check(next(rows, {}).get("options"), options, path)
             for row in rows:
                 if "question" in row:

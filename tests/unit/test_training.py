@@ -21,7 +21,7 @@ from tests.support.cross_encoders import tiny_cross_encoder
 from training import cross_encoder
 from training.loop import Recipe, examples, train
 from training.mining import Candidate, Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
-from training.questions import BEIR_COLUMNS, NoQuestions, Question, licence_of, split
+from training.questions import BEIR_COLUMNS, NoQuestions, Part, Question, licence_of, split
 from training.validation import held_out, ndcg, validate
 
 ARTICLES, PARAGRAPHS = 12, 3
@@ -257,9 +257,8 @@ def test_validation_orders_by_score_and_counts_what_was_not_found() -> None:
 
 def test_validation_asks_the_first_of_each_set() -> None:
     question = Question("q", "which?", frozenset(["right"]))
-    mined = [
-        Mined(name, part, question, (), frozenset()) for name in "ab" for part in ("training", *["validation"] * 3)
-    ]  # type: ignore[arg-type]
+    parts: list[Part] = ["training", "validation", "validation", "validation"]
+    mined = [Mined(name, part, question, (), frozenset()) for name in "ab" for part in parts]
     assert [(each.set, each.part) for each in held_out(mined, 2)] == [(name, "validation") for name in "aabb"]
     assert len(held_out(mined)) == 6
 
@@ -298,6 +297,23 @@ async def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
     assert int(scores.argmax()) == 3
     assert scores[3] > 0.5 > scores[:3].mean(), "the sigmoid means something"
     assert (model.model.get_input_embeddings().weight == embeddings).all()
+
+
+async def test_bfloat16_is_computed_in_and_not_kept(tmp_path: Path) -> None:
+    """On any processor: one that has no such arithmetic converts. The loss is the same to bfloat16's three digits."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    given = examples(await mined_of(beir(tmp_path / "toys")))
+    folder = str(tiny_cross_encoder(tmp_path / "tiny"))
+    losses = []
+    for bfloat16 in (False, True):
+        model = CrossEncoder(folder, device="cpu")
+        losses.append(train(model, given, Recipe(epochs=1, questions_per_step=len(given), bfloat16=bfloat16)).loss)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    full, short = losses
+    assert short == pytest.approx(full, rel=0.05)
+    assert short != full, "it was another arithmetic"
 
 
 async def test_frozen_layers_stay_and_the_others_move(tmp_path: Path) -> None:
