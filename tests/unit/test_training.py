@@ -99,7 +99,7 @@ def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> N
 def test_a_question_with_documents_on_both_sides_is_on_neither(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
     (before,) = split([folder], 0.3)
-    on = {part: before.of(part)[0].id for part in ("training", "validation")}  # type: ignore[arg-type]
+    on = {part: before.of(part)[0].id for part in ("training", "validation")}
     with (folder / "qrels.dev.tsv").open("a") as file:
         file.write(f"{on['training']}\ta{on['validation'][1:-1]}p0\t1\n")
     (after,) = split([folder], 0.3)
