@@ -43,8 +43,8 @@ class AnswerabilityCheck:
         self._said = False
 
     async def refuses(self, question: str, passages: Sequence[Passage], at_least: float | None) -> bool:
-        """Whether the chance that these passages hold the answer is below `at_least` (None: as calibrated). Raises
-        PharosError."""
+        """Whether the chance that these passages, in the order of the search, hold the answer is below `at_least`
+        (None: as calibrated). Raises PharosError."""
         calibration = self._calibration
         served = await self._encoder()
         if served != calibration.encoder:
@@ -92,7 +92,7 @@ class ArrangingRetriever:
         found = await self._retriever.retrieve(self._wider(question, options))
         began = time.monotonic()
         try:
-            refused = await self._refuses(question, found.hits, options)
+            refused = await self._refuses(question, found, options)
             hits = [] if refused else await self._arranged(found.hits, options, question)
         finally:
             seconds = self._took(began)
@@ -121,10 +121,11 @@ class ArrangingRetriever:
             limit = max(limit, CONSIDERED)
         return replace(question, limit=limit, with_vectors=options.needs_vectors)
 
-    async def _refuses(self, question: Question, hits: Sequence[Hit], options: RankingOptions) -> bool:
-        if self._check is None or not hits or options.answerable_above == 0:
+    async def _refuses(self, question: Question, found: Retrieved, options: RankingOptions) -> bool:
+        if self._check is None or not found.hits or options.answerable_above == 0:
             return False
-        passages = [hit.passage for hit in hits]
+        # As training/answerability.py sees them: before the relevance cut and the reranker.
+        passages = [hit.passage for hit in found.searched]
         return await self._check.refuses(question.text, passages, options.answerable_above)
 
     async def _arranged(self, hits: Sequence[Hit], options: RankingOptions, question: Question) -> list[Hit]:

@@ -31,10 +31,12 @@ FUSED_HITS = 20
 @dataclass(frozen=True, slots=True)
 class Retrieved:
     """Hits best first, the highest similarity among them before the relevance cut, and the seconds of each step.
-    `mode` is how they were really searched. `degraded`: a step was left out because it failed, so that the same
-    question may find better passages in a moment."""
+    `searched` are all that the search found, relevant or not, in its order, which nothing after it changes. `mode` is
+    how they were really searched. `degraded`: a step was left out because it failed, so that the same question may find
+    better passages in a moment."""
 
     hits: tuple[Hit, ...]
+    searched: tuple[Hit, ...]
     best_score: float | None
     queue_seconds: float
     encode_seconds: float
@@ -182,6 +184,7 @@ class Retriever:
         relevant = (hit for hit in ranking.hits if self._is_relevant(hit))
         return Retrieved(
             hits=tuple(islice(relevant, question.limit)),
+            searched=ranking.hits,
             best_score=max((hit.passage.score for hit in ranking.hits), default=None),
             queue_seconds=encoded.queued_seconds + ranking.queue_seconds,
             encode_seconds=encoded.served_seconds,

@@ -29,6 +29,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from app.ranking.answerability import CONSIDERED, FEATURES, Calibration, features
+from app.ranking.options import RankingOptions
 from contracts.types import Passage
 from training.searching import search
 
@@ -97,8 +98,9 @@ async def gathered(
 ) -> list[dict[str, float]]:
     """The features of each question, through POST /search. Raises httpx.HTTPError."""
     slots = asyncio.Semaphore(_IN_FLIGHT)
-    # What was searched, and not what is made of it: documents around a chunk hold words that were not found.
-    plain = {"top_k": CONSIDERED, "ranking": {"parent_tokens": 0, "join_neighbours": False}}
+    # What was searched, and not what is made of it, as app/arranging.py has it when it refuses a question: without the
+    # reranker, and every step of the gateway's PHAROS_RANKING switched off.
+    plain = {"top_k": CONSIDERED, "rerank": False, "ranking": RankingOptions().model_dump()}
 
     async def one(question: Asked) -> dict[str, float]:
         async with slots:

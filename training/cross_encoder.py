@@ -26,10 +26,10 @@ import httpx
 
 from setup_milvus.readers import DatasetError
 from training.loop import Recipe, examples, train
-from training.mining import Mined, NothingFound, gateway_search, load, mine, save
+from training.mining import Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
 from training.model_card import readme
-from training.questions import NoQuestions, Part, Question, Questions, licence_of
-from training.validation import validate
+from training.questions import NoQuestions, Part, Question, licence_of, split
+from training.validation import held_out, validate
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +95,28 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     )
 
 
+def mining_options(options: argparse.Namespace) -> dict[str, object]:
+    """The part of the command line that decides what is searched for, found and held out. Not the seed, so that one
+    file serves trainings of several, and not --validation-questions, which bounds what is read too."""
+    return {
+        "--set": sorted(_names(options)),
+        "--hold-out-first": options.hold_out_first,
+        "--validation-share": options.validation_share,
+        "--mode": options.mode,
+        "--candidates": options.candidates,
+        "--questions": options.questions,
+    }
+
+
 async def mine_all(options: argparse.Namespace) -> list[Mined]:
     """What the gateways find for a sample of each set's questions. Raises NoQuestions, DatasetError, NothingFound, and
     httpx.HTTPError where a gateway does not answer."""
     found: list[Mined] = []
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
-        for given in options.sets:
-            name, _, url = given.partition("=")
-            questions = await asyncio.to_thread(
-                Questions, options.data / name, options.validation_share, options.hold_out_first
-            )
+        folders = [options.data / name for name in _names(options)]
+        sets = await asyncio.to_thread(split, folders, options.validation_share, options.hold_out_first)
+        for given, questions in zip(options.sets, sets, strict=True):
+            url = given.partition("=")[2]
             training, validation = questions.of("training"), questions.of("validation")
             rng = random.Random(options.seed)
             chosen: list[tuple[Part, Question]] = [
@@ -116,7 +128,7 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
             ]
             log.info(
                 "%s: %d judged questions, %d to train on and %d to validate on; %d of them are searched for",
-                name, len(questions.all), len(training), len(validation), len(chosen),
+                questions.name, len(questions.all), len(training), len(validation), len(chosen),
             )  # fmt: skip
             search = gateway_search(http, url or options.search, options.candidates, options.mode)
             found += await mine(questions, chosen, search)
@@ -124,17 +136,17 @@ async def mine_all(options: argparse.Namespace) -> list[Mined]:
 
 
 def run(options: argparse.Namespace) -> Path:
-    """Mine, train, validate and save; the model's folder. Raises what `mine_all` raises, and ValueError."""
+    """Mine, train, validate and save; the model's folder. Raises what `mine_all` raises, NotAsMined, and ValueError."""
     import torch
     from sentence_transformers import CrossEncoder
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     if options.mined is not None and options.mined.exists():
-        mined = load(options.mined)
+        mined = load(options.mined, mining_options(options))
     else:
         mined = asyncio.run(mine_all(options))
         if options.mined is not None:
-            save(mined, options.mined)
+            save(mined, mining_options(options), options.mined)
     given = examples(mined)
     if not given:
         raise NoQuestions("no training question has both a passage that answers it and one that does not")
@@ -147,11 +159,12 @@ def run(options: argparse.Namespace) -> Path:
     log.info("%d steps over %d pairs in %.0f s", trained.steps, trained.pairs, trained.seconds)
     folder = OWN / str(options.name)
     model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
-    orders = validate(model, mined, options.validation_candidates, options.prior)
-    licences = {name: licence_of(options.data / name) for name in (each.partition("=")[0] for each in options.sets)}
+    asked = held_out(mined, options.validation_questions)
+    orders = validate(model, asked, options.validation_candidates, options.prior)
+    licences = {name: licence_of(options.data / name) for name in _names(options)}
     (folder / "README.md").write_text(readme(options, trained, orders, licences), encoding="utf-8")
-    held_out = [f"{each.set}\t{each.question.id}\n" for each in mined if each.part == "validation"]
-    (folder / "validation.tsv").write_text("".join(held_out), encoding="utf-8")
+    rows = [f"{each.set}\t{each.question.id}\n" for each in asked]
+    (folder / "validation.tsv").write_text("".join(rows), encoding="utf-8")
     for order in orders:
         log.info(
             "%s: nDCG@10 of %d held-out questions %.3f as searched, %.3f reranked",
@@ -170,11 +183,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         folder = run(options)
-    except (NoQuestions, NothingFound, DatasetError, httpx.HTTPError, OSError, ValueError) as exc:
+    except (NoQuestions, NotAsMined, NothingFound, DatasetError, httpx.HTTPError, OSError, ValueError) as exc:
         log.error("cannot train: %s", exc or repr(exc))
         return 1
     print(folder)
     return 0
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    return [given.partition("=")[0] for given in options.sets]
 
 
 def _positive(text: str) -> int:

@@ -34,7 +34,8 @@ FORWARD_PAIRS = 16
 class Recipe:
     """How to train. `seconds` ends it early, and the learning rate is planned for it. The lowest `frozen_layers` keep
     their weights, which saves two thirds of their work. Without `dropout` a step takes half as long on a CPU, where
-    attention with it has no fast kernel; an epoch or two over thousands of questions do not overfit."""
+    attention with it has no fast kernel; an epoch or two over thousands of questions do not overfit. `bfloat16` is what
+    forward passes compute in (weights and loss stay float32); None: where the hardware does."""
 
     epochs: float = 2.0
     seconds: float = 3600.0
@@ -45,6 +46,7 @@ class Recipe:
     train_embeddings: bool = False
     frozen_layers: int = 0
     dropout: bool = False
+    bfloat16: bool | None = None
     seed: int = 0
 
 
@@ -100,7 +102,8 @@ def train(model: Any, given: Sequence[Example], recipe: Recipe) -> Trained:
     pairs = 0
     started = said = time.monotonic()
     model.train()
-    bf16 = _computes_in_bfloat16(model.device.type)
+    device = model.device.type
+    bfloat16 = _computes_in_bfloat16(device) if recipe.bfloat16 is None else recipe.bfloat16
     for step in range(steps_planned):
         now = time.monotonic()
         progress = max(step / steps_planned, (now - started) / recipe.seconds)
@@ -112,7 +115,7 @@ def train(model: Any, given: Sequence[Example], recipe: Recipe) -> Trained:
         loss = 0.0
         for start in range(0, len(groups), recipe.forward_questions):
             part = groups[start : start + recipe.forward_questions]
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16):
                 part_loss = _loss(model, part) * len(part) / len(groups)
             part_loss.backward()
             loss += float(part_loss.detach())
@@ -135,7 +138,7 @@ def _computes_in_bfloat16(device: str) -> bool:
     import torch
 
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

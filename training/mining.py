@@ -1,6 +1,7 @@
 """What the search finds for each question: the passages a reranker will see, and so the negatives worth learning from.
 
-Kept in a file, so that the training itself needs no services and can be done elsewhere (on a GPU).
+Kept in a file, so that the training itself needs no services and can be done elsewhere (on a GPU). The file says with
+which options it was made: what it holds out must be what the run that reads it promises to hold out.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,16 @@ class Mined:
 
 Search = Callable[[str], Awaitable[Sequence[Candidate]]]
 
+Options = Mapping[str, object]
+"""What decides what is mined: names of options as they are written, to their values, which JSON keeps."""
+
 
 class NothingFound(Exception):
     """The searches find none of the set's documents: another collection is being searched."""
+
+
+class NotAsMined(Exception):
+    """A file that was mined with other options, or cannot be read; the message says which, and what to do."""
 
 
 def gateway_search(http: httpx.AsyncClient, url: str, top_k: int, mode: str) -> Search:
@@ -82,14 +91,15 @@ async def mine(questions: Questions, chosen: Iterable[tuple[Part, Question]], se
     return mined
 
 
-def save(mined: Sequence[Mined], path: Path) -> None:
-    """As gzipped JSON lines: each passage once, then the questions."""
+def save(mined: Sequence[Mined], options: Options, path: Path) -> None:
+    """As gzipped JSON lines: the options, each passage once, then the questions."""
     numbers: dict[Candidate, int] = {}
     for each in mined:
         for candidate in each.candidates:
             numbers.setdefault(candidate, len(numbers))
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write(json.dumps({"options": dict(options)}) + "\n")
         for candidate in numbers:
             file.write(json.dumps({"document": candidate.document, "text": candidate.text}) + "\n")
         for each in mined:
@@ -105,17 +115,40 @@ def save(mined: Sequence[Mined], path: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def load(path: Path) -> list[Mined]:
-    """The inverse of `save`."""
+def load(path: Path, options: Options) -> list[Mined]:
+    """The inverse of `save`. Raises NotAsMined where it was saved with other options, and OSError."""
     candidates: list[Candidate] = []
     mined: list[Mined] = []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            if "question" in row:
-                mined.append(_mined(row, candidates))
-            else:
-                candidates.append(Candidate(row["document"], row["text"]))
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows: Iterator[dict[str, Any]] = map(json.loads, file)
+            _check(next(rows, {}).get("options"), options, path)
+            for row in rows:
+                if "question" in row:
+                    mined.append(_mined(row, candidates))
+                else:
+                    candidates.append(Candidate(row["document"], row["text"]))
+    except (EOFError, KeyError, ValueError, gzip.BadGzipFile, zlib.error) as exc:
+        raise NotAsMined(f"{path} cannot be read ({exc or type(exc).__name__}): delete it to mine again") from exc
     return mined
+
+
+def _check(kept: Options | None, options: Options, path: Path) -> None:
+    if kept is None:
+        raise NotAsMined(f"{path} does not say with which options it was mined: delete it to mine again")
+    differing = [
+        f"{name} {_said(kept.get(name))}, not {_said(value)}"
+        for name, value in options.items()
+        if kept.get(name) != value
+    ]
+    if differing:
+        raise NotAsMined(
+            f"{path} was mined with {'; '.join(differing)}: give the same options, or delete it to mine again"
+        )
+
+
+def _said(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _mined(row: dict[str, Any], candidates: Sequence[Candidate]) -> Mined:

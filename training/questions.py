@@ -1,4 +1,4 @@
-"""Judged questions of data sets in BEIR's layout (corpus, queries, qrels), and their split by document."""
+"""Judged questions of data sets in BEIR's layout (corpus, queries, qrels), and their split by title."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,39 +34,50 @@ class Question:
     relevant: frozenset[str]
 
 
-class Questions:
-    """The judged questions of one set. A document is held out by its title, or where it has none by its key: all
-    paragraphs of one article are on the same side, so that validation asks about nothing that was trained on.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One set: its questions that a document answers, in the order of the file, and what each document (by its id in
+    the store) is about: its title, or where it has none the document itself."""
 
-    Held out is what the first `hold_out_first` questions are about, or without them `validation_share` of the titles,
-    drawn by hash.
-    """
+    name: str
+    questions: tuple[Question, ...]
+    subjects: Mapping[str, str]
 
-    def __init__(self, folder: Path, validation_share: float, hold_out_first: int = 0) -> None:
+    @classmethod
+    def read(cls, folder: Path) -> Judged:
         """Raises NoQuestions, and DatasetError for a corpus that cannot be read."""
-        self.name = folder.name
-        corpus = _only(folder, "corpus.jsonl*")
-        titles: dict[str, str] = {}
+        subjects: dict[str, str] = {}
         ids: dict[str, str] = {}
-        for document in Dataset.open(corpus, BEIR_COLUMNS).documents(Tally()):
+        for document in Dataset.open(_only(folder, "corpus.jsonl*"), BEIR_COLUMNS).documents(Tally()):
             ids[document.key] = document.id
-            titles[document.id] = document.title or document.key
+            subjects[document.id] = _subject(document.title) or f"{folder.name}\x1f{document.key}"
         answers: dict[str, set[str]] = defaultdict(set)
         with _only(folder, "qrels*.tsv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 if int(row["score"]) > 0 and row["corpus-id"] in ids:
                     answers[row["query-id"]].add(ids[row["corpus-id"]])
         rows = _rows(_only(folder, "queries*.jsonl*"))
-        self.all = [Question(row["_id"], row["text"], frozenset(answers[row["_id"]])) for row in rows]
-        self.all = [question for question in self.all if question.relevant]
-        if not self.all:
+        every = (Question(row["_id"], row["text"], frozenset(answers[row["_id"]])) for row in rows)
+        questions = tuple(question for question in every if question.relevant)
+        if not questions:
             raise NoQuestions(f"{folder} has no question that one of its documents answers")
-        if hold_out_first:
-            held = {titles[document] for question in self.all[:hold_out_first] for document in question.relevant}
-        else:
-            held = {title for title in titles.values() if self._drawn(title) < validation_share}
+        return cls(folder.name, questions, subjects)
+
+    def to_hold_out(self, share: float, first: int) -> set[str]:
+        """What the `first` questions are about, or where that is 0 `share` of the subjects, drawn by hash."""
+        if first:
+            return {self.subjects[document] for question in self.questions[:first] for document in question.relevant}
+        return {subject for subject in self.subjects.values() if _drawn(subject) < share}
+
+
+class Questions:
+    """The judged questions of one set, of which the documents about the subjects `held` are held out."""
+
+    def __init__(self, judged: Judged, held: Set[str]) -> None:
+        self.name = judged.name
+        self.all = judged.questions
         self._sides: dict[str, Part] = {
-            document: "validation" if title in held else "training" for document, title in titles.items()
+            document: "validation" if subject in held else "training" for document, subject in judged.subjects.items()
         }
 
     def of(self, part: Part) -> list[Question]:
@@ -77,9 +88,17 @@ class Questions:
         """Where a document is; None: it is not of this set."""
         return self._sides.get(document)
 
-    def _drawn(self, title: str) -> float:
-        """From 0 to 1, and always the same."""
-        return int(hashlib.sha256(f"{self.name}\x1f{title}".encode()).hexdigest()[:8], 16) / 16**8
+
+def split(folders: Iterable[Path], validation_share: float, hold_out_first: int = 0) -> list[Questions]:
+    """The sets in `folders`, split by title: all paragraphs of one article are on the same side, in every set that has
+    it, so that validation asks about nothing that was trained on.
+
+    Held out of all of them is what the first `hold_out_first` questions of any are about, or without them
+    `validation_share` of the titles. Raises NoQuestions, and DatasetError for a corpus that cannot be read.
+    """
+    sets = [Judged.read(folder) for folder in folders]
+    held = set().union(*(judged.to_hold_out(validation_share, hold_out_first) for judged in sets))
+    return [Questions(judged, held) for judged in sets]
 
 
 def licence_of(folder: Path) -> str:
@@ -90,6 +109,16 @@ def licence_of(folder: Path) -> str:
             if "licence" in line.lower() and ":" in line:
                 return line.partition(":")[2].strip()
     return "not stated: find out before the model is given away"
+
+
+def _subject(title: str) -> str:
+    """The same for one article however a set writes its title: SQuAD's have spaces or underscores."""
+    return " ".join(title.replace("_", " ").split()).casefold()
+
+
+def _drawn(subject: str) -> float:
+    """From 0 to 1, and always the same: in every set that has the subject, too."""
+    return int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +24,25 @@ class Order:
     reranked: float
 
 
+def held_out(mined: Sequence[Mined], most: int | None = None) -> list[Mined]:
+    """The validation questions: of each set the first `most`, which were drawn by chance when they were mined."""
+    counts: Counter[str] = Counter()
+    held = []
+    for each in mined:
+        if each.part == "validation" and (most is None or counts[each.set] < most):
+            counts[each.set] += 1
+            held.append(each)
+    return held
+
+
 def validate(
     model: Any, mined: Sequence[Mined], candidates: int, prior: float = 0.0, batch_pairs: int = 32
 ) -> list[Order]:
     """For each set, the order of the first `candidates` of its validation questions; reranked as a gateway does whose
     PHAROS_RERANK_PRIOR is `prior`. A question none of whose documents was found counts as zero in both."""
-    held = [each for each in mined if each.part == "validation"]
+    held = held_out(mined)
     pairs = [[each.question.text, c.text] for each in held for c in each.candidates[:candidates]]
-    scores = iter(model.predict(pairs, batch_size=batch_pairs, show_progress_bar=False) if pairs else [])
+    scores = iter(_probabilities(model, pairs, batch_pairs) if pairs else [])
     found: dict[str, list[tuple[float, float]]] = {}
     for each in held:
         documents = [c.document for c in each.candidates[:candidates]]
@@ -43,6 +55,13 @@ def validate(
         Order(name, len(rows), sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows))
         for name, rows in found.items()
     ]
+
+
+def _probabilities(model: Any, pairs: Sequence[Sequence[str]], batch_pairs: int) -> Any:
+    """As app_llm/reranker.py has them: a prior needs them, and a model may be saved with another activation."""
+    import torch
+
+    return model.predict(pairs, batch_size=batch_pairs, activation_fn=torch.nn.Sigmoid(), show_progress_bar=False)
 
 
 def ndcg(documents: Sequence[str], relevant: frozenset[str]) -> float:

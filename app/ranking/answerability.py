@@ -72,7 +72,10 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def features(question: str, passages: Sequence[Passage], bm25: float | None = None) -> dict[str, float]:
-    """The figures of a question and the passages found for it, best first; without passages all are 0.
+    """The figures of a question and the passages found for it; without passages all are 0.
+
+    The passages are those of the search in its order: not yet cut to the relevant (a gap of similarities is between
+    two, of which the second may be cut), reranked or arranged. Fitting and serving both must hand over these.
 
     best_cosine: the highest similarity; cosine_gap: its distance to the second highest; words_found: the share of the
     question's words in the first TOP_PASSAGES with their titles; words_in_one_sentence: the largest share in any one

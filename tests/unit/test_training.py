@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -19,9 +20,9 @@ from setup_milvus.datasets import Dataset, Tally
 from tests.support.cross_encoders import tiny_cross_encoder
 from training import cross_encoder
 from training.loop import Recipe, examples, train
-from training.mining import Candidate, Mined, NothingFound, gateway_search, load, mine, save
-from training.questions import BEIR_COLUMNS, NoQuestions, Question, Questions, licence_of
-from training.validation import ndcg, validate
+from training.mining import Candidate, Mined, NotAsMined, NothingFound, gateway_search, load, mine, save
+from training.questions import BEIR_COLUMNS, NoQuestions, Part, Question, licence_of, split
+from training.validation import held_out, ndcg, validate
 
 ARTICLES, PARAGRAPHS = 12, 3
 
@@ -58,6 +59,13 @@ def beir(folder: Path) -> Path:
     return folder
 
 
+def rewrite(file: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """The lines of `file`, less its ending .jsonl.gz, as `change` makes them."""
+    path = file.with_name(f"{file.name}.jsonl.gz")
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    path.write_bytes(gzip.compress("".join(change(lines)).encode()))
+
+
 async def by_words(folder: Path, question: str) -> Sequence[Candidate]:
     """Every passage of the set, by the question's words."""
     documents = list(Dataset.open(folder / "corpus.jsonl.gz", BEIR_COLUMNS).documents(Tally()))
@@ -67,13 +75,13 @@ async def by_words(folder: Path, question: str) -> Sequence[Candidate]:
 
 
 async def mined_of(folder: Path, share: float = 0.3) -> list[Mined]:
-    questions = Questions(folder, share)
+    (questions,) = split([folder], share)
     chosen = [(part, q) for part in ("training", "validation") for q in questions.of(part)]  # type: ignore[arg-type]
     return await mine(questions, chosen, lambda question: by_words(folder, question))  # type: ignore[arg-type]
 
 
 def test_every_paragraph_of_an_article_is_on_one_side(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3)
     sides = [{q.id[:-1] for q in questions.of(part)} for part in ("training", "validation")]  # type: ignore[arg-type]
     assert all(sides)
     assert sides[0] & sides[1] == set()
@@ -82,7 +90,7 @@ def test_every_paragraph_of_an_article_is_on_one_side(tmp_path: Path) -> None:
 
 
 def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3, hold_out_first=PARAGRAPHS + 1)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3, hold_out_first=PARAGRAPHS + 1)
     held = {q.id for q in questions.of("validation")}
     assert held == {f"q{a}{p}" for a in (0, 1) for p in range(PARAGRAPHS)}, "all of the two articles, and no other"
     assert len(questions.of("training")) == (ARTICLES - 2) * PARAGRAPHS
@@ -90,13 +98,39 @@ def test_what_the_first_questions_are_about_can_be_held_out(tmp_path: Path) -> N
 
 def test_a_question_with_documents_on_both_sides_is_on_neither(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
-    before = Questions(folder, 0.3)
-    on = {part: before.of(part)[0].id for part in ("training", "validation")}  # type: ignore[arg-type]
+    (before,) = split([folder], 0.3)
+    on = {part: before.of(part)[0].id for part in ("training", "validation")}
     with (folder / "qrels.dev.tsv").open("a") as file:
         file.write(f"{on['training']}\ta{on['validation'][1:-1]}p0\t1\n")
-    after = Questions(folder, 0.3)
+    (after,) = split([folder], 0.3)
     for part in ("training", "validation"):
         assert on["training"] not in {q.id for q in after.of(part)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hold_out_first", [0, 4])
+def test_an_article_of_two_sets_is_on_one_side_in_both(tmp_path: Path, hold_out_first: int) -> None:
+    """The other set asks about the articles in another order, writes their titles in another way and lacks some."""
+    first, second = beir(tmp_path / "first"), beir(tmp_path / "second")
+    for file in ("corpus", "queries.dev"):
+        rewrite(
+            second / file, lambda rows: [row.replace("Article ", "article_") for row in rows[: PARAGRAPHS - 1 : -1]]
+        )
+    one, other = split([first, second], 0.3, hold_out_first)
+    sides = [{part: {q.id for q in each.of(part)} for part in ("training", "validation")} for each in (one, other)]  # type: ignore[arg-type]
+    assert all(map(len, (side for each in sides for side in each.values())))
+    assert not sides[0]["training"] & sides[1]["validation"]
+    assert not sides[1]["training"] & sides[0]["validation"]
+    if hold_out_first:
+        assert {id[:-1] for id in sides[0]["validation"]} == {"q0", "q1", "q10", "q11"}
+
+
+def test_documents_without_a_title_have_nothing_in_common_with_those_of_another_set(tmp_path: Path) -> None:
+    folders = [beir(tmp_path / name) for name in ("first", "second")]
+    for folder in folders:
+        rewrite(folder / "corpus", lambda rows: [re.sub(r'"title": "[^"]*"', '"title": ""', row) for row in rows])
+    rewrite(folders[1] / "queries.dev", lambda rows: rows[::-1])
+    held = [[q.id for q in questions.of("validation")] for questions in split(folders, 0.3, hold_out_first=1)]
+    assert held == [["q00"], [f"q{ARTICLES - 1}{PARAGRAPHS - 1}"]], "ids are the same in both sets"
 
 
 async def test_what_is_held_out_is_neither_answer_nor_negative(tmp_path: Path) -> None:
@@ -114,12 +148,38 @@ async def test_what_is_held_out_is_neither_answer_nor_negative(tmp_path: Path) -
 
 async def test_what_was_mined_survives_a_file(tmp_path: Path) -> None:
     mined = await mined_of(beir(tmp_path / "toys"))
-    save(mined, tmp_path / "deep" / "mined.gz")
-    assert load(tmp_path / "deep" / "mined.gz") == mined
+    options = {"--set": ["toys"], "--hold-out-first": 0, "--validation-share": 0.3}
+    save(mined, options, tmp_path / "deep" / "mined.gz")
+    assert load(tmp_path / "deep" / "mined.gz", options) == mined
+
+
+def test_what_was_mined_with_other_options_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mined.gz"
+    save([], {"--set": ["a", "b"], "--hold-out-first": 0, "--mode": "hybrid"}, path)
+    with pytest.raises(
+        NotAsMined, match=r"mined with --set a and b, not a; --hold-out-first 0, not 300: give the same"
+    ):
+        load(path, {"--set": ["a"], "--hold-out-first": 300, "--mode": "hybrid"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"document": "d", "text": "of an earlier version"}\n'), "does not say with which options"),
+        (b"", "does not say with which options"),
+        (b"no archive", "cannot be read"),
+        (gzip.compress(b"no JSON\n"), "cannot be read"),
+        (gzip.compress(b'{"options": {}}\n' * 9)[:-12], "cannot be read"),
+    ],
+)
+def test_a_file_that_was_not_mined_or_only_in_part_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "mined.gz").write_bytes(content)
+    with pytest.raises(NotAsMined, match=f"{said}.*delete it to mine again"):
+        load(tmp_path / "mined.gz", {})
 
 
 async def test_the_search_of_another_set_is_found_out(tmp_path: Path) -> None:
-    questions = Questions(beir(tmp_path / "toys"), 0.3)
+    (questions,) = split([beir(tmp_path / "toys")], 0.3)
 
     async def elsewhere(_: str) -> Sequence[Candidate]:
         return [Candidate("not of toys", "text")]
@@ -147,10 +207,10 @@ def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:
     folder = beir(tmp_path / "toys")
     (folder / "qrels.dev.tsv").write_text("query-id\tcorpus-id\tscore\nq00\tunknown\t1\n")
     with pytest.raises(NoQuestions, match="no question"):
-        Questions(folder, 0.2)
+        split([folder], 0.2)
     (folder / "qrels.dev.tsv").unlink()
     with pytest.raises(NoQuestions, match="0 files qrels"):
-        Questions(folder, 0.2)
+        split([folder], 0.2)
 
 
 def test_licences_are_those_stated(tmp_path: Path) -> None:
@@ -195,6 +255,30 @@ def test_validation_orders_by_score_and_counts_what_was_not_found() -> None:
     assert order.reranked == pytest.approx(0.5)
 
 
+def test_validation_asks_the_first_of_each_set() -> None:
+    question = Question("q", "which?", frozenset(["right"]))
+    parts: list[Part] = ["training", "validation", "validation", "validation"]
+    mined = [Mined(name, part, question, (), frozenset()) for name in "ab" for part in parts]
+    assert [(each.set, each.part) for each in held_out(mined, 2)] == [(name, "validation") for name in "aabb"]
+    assert len(held_out(mined)) == 6
+
+
+def test_validation_weighs_probabilities_whatever_activation_a_model_was_saved_with(tmp_path: Path) -> None:
+    """Logits that are all 3 say nothing, so a prior leaves the search's order; taken for probabilities they would make
+    the odds of all but the first negative."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(tiny_cross_encoder(tmp_path / "tiny")), device="cpu", activation_fn=torch.nn.Identity())
+    with torch.no_grad():
+        model.model.classifier.weight.zero_()
+        model.model.classifier.bias.fill_(3.0)
+    found = tuple(Candidate(name, f"text {name}") for name in ("a", "right", "c", "d"))
+    mined = [Mined("toys", "validation", Question("q", "which?", frozenset(["right"])), found, frozenset())]
+    (order,) = validate(model, mined, candidates=4, prior=1.0)
+    assert order.reranked == order.searched == pytest.approx(1 / np.log2(3))
+
+
 async def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
     """A tiny model learns that passages with "xxx" answer, which nothing but training can tell it."""
     from sentence_transformers import CrossEncoder
@@ -213,6 +297,23 @@ async def test_it_learns_what_it_is_shown(tmp_path: Path) -> None:
     assert int(scores.argmax()) == 3
     assert scores[3] > 0.5 > scores[:3].mean(), "the sigmoid means something"
     assert (model.model.get_input_embeddings().weight == embeddings).all()
+
+
+async def test_bfloat16_is_computed_in_and_not_kept(tmp_path: Path) -> None:
+    """On any processor: one that has no such arithmetic converts. The loss is the same to bfloat16's three digits."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    given = examples(await mined_of(beir(tmp_path / "toys")))
+    folder = str(tiny_cross_encoder(tmp_path / "tiny"))
+    losses = []
+    for bfloat16 in (False, True):
+        model = CrossEncoder(folder, device="cpu")
+        losses.append(train(model, given, Recipe(epochs=1, questions_per_step=len(given), bfloat16=bfloat16)).loss)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    full, short = losses
+    assert short == pytest.approx(full, rel=0.05)
+    assert short != full, "it was another arithmetic"
 
 
 async def test_frozen_layers_stay_and_the_others_move(tmp_path: Path) -> None:
@@ -237,9 +338,19 @@ async def test_time_ends_it(tmp_path: Path) -> None:
     assert train(model, given, Recipe(epochs=1e6, seconds=0.2)).steps < 1000
 
 
-async def mined_file(folder: Path) -> Path:
-    save(await mined_of(folder), folder.parent / "mined.gz")
-    return folder.parent / "mined.gz"
+def command(folder: Path, *more: str) -> list[str]:
+    """A short training of a tiny model on what `mined_of` finds in `folder`, and `more` options, which win."""
+    import asyncio
+
+    mined, tiny = folder.parent / "mined.gz", folder.parent / "tiny"
+    arguments = (
+        f"--data {folder.parent} --set {folder.name} --name toy --mined {mined} --validation-share 0.3 --epochs 1"
+    )
+    given = [*arguments.split(), "--model", str(tiny), "--max-length", "24", "--batch", "8", "--device", "cpu"]
+    if not mined.exists():
+        tiny_cross_encoder(tiny)
+        save(asyncio.run(mined_of(folder)), cross_encoder.mining_options(cross_encoder.parse(given)), mined)
+    return [*given, *more]
 
 
 def test_the_command_trains_saves_and_says_what_it_was_made_of(
@@ -250,11 +361,7 @@ def test_the_command_trains_saves_and_says_what_it_was_made_of(
     from safetensors import safe_open
 
     monkeypatch.chdir(tmp_path)
-    folder = beir(tmp_path / "data" / "toys")
-    mined = asyncio.run(mined_file(folder))
-    start = tiny_cross_encoder(tmp_path / "tiny")
-    arguments = f"--data {tmp_path / 'data'} --set toys --name toy --mined {mined} --model {start} --max-length 24"
-    assert cross_encoder.main([*arguments.split(), "--epochs", "1", "--batch", "8", "--device", "cpu"]) == 0
+    assert cross_encoder.main(command(beir(tmp_path / "data" / "toys"), "--validation-questions", "4")) == 0
     saved = tmp_path / "volumes/models/own/toy"
     assert capsys.readouterr().out == "volumes/models/own/toy\n"
     with safe_open(saved / "model.safetensors", "pt") as weights:
@@ -264,11 +371,30 @@ def test_the_command_trains_saves_and_says_what_it_was_made_of(
     assert "16 questions, 2 steps" in page
     assert "**It makes the order of toys no better" in page, "with random weights and two steps"
     assert str(tmp_path) not in page
-    held_out = (saved / "validation.tsv").read_text().splitlines()
-    assert held_out
-    assert all(line.startswith("toys\tq") for line in held_out)
+    lines = (saved / "validation.tsv").read_text().splitlines()
+    assert len(lines) == 4, "of those in the file"
+    assert "| toys | 4 |" in page
+    assert all(line.startswith("toys\tq") for line in lines)
     reranker = asyncio.run(CrossEncoderReranker.load(str(saved), "cpu", 1, 8))
     assert reranker.window == 24
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--set other", "--hold-out-first 3", "--validation-share 0.4", "--mode dense", "--candidates 9", "--questions 9"],
+)
+def test_the_command_trains_on_nothing_that_was_mined_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, option: str
+) -> None:
+    """What the file holds out is not what this run promises to."""
+    arguments = command(beir(tmp_path / "toys"), *option.split())
+    assert cross_encoder.main(arguments) == 1
+    assert f"mined with {option.split()[0]} " in caplog.text
+    assert "give the same options, or delete it" in caplog.text
+    assert (
+        cross_encoder.main([*command(tmp_path / "toys"), "--search", "http://elsewhere", "--frozen-layers", "9"]) == 1
+    )
+    assert "cannot freeze" in caplog.text, "what only the search or the training needs may differ"
 
 
 def test_without_a_gateway_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
