@@ -25,6 +25,7 @@ from evaluation.answer_figures import figures_of as answer_figures
 from evaluation.answers import GATEWAY_SETTINGS, asked
 from evaluation.asking import HttpAsker
 from evaluation.finding import Found, HttpFinder
+from evaluation.options import Front
 from evaluation.ranking import Figures, documents_of, figures_of, repeats
 from evaluation.sets import EvaluationSet, Question, SetError, evenly
 from evaluation.switches import NOTHING, SwitchError, Way
@@ -43,6 +44,9 @@ RANKED = ("ndcg@10", "recall@10", "mrr@10", "top-1")
 READ = ("source_recall", "source_precision", "prompt_tokens")
 """What can be said of what the model read; of what it made of that, only where the generator is a real one."""
 ANSWERED = (*READ, "holds_gold", "f1", "refused_answerable", "refused_unanswerable")
+
+SWITCHED = ("rerank", "self_query", "expand", "ranking")
+"""What a run's setup has of the gateway's configuration that a switch decides here, on or off."""
 
 OFF = "off"
 Ablation = tuple[runs.Run, list[runs.Run]]
@@ -209,15 +213,16 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
     sets = options.sets_of(chosen)
     control = switches.chosen(NOTHING)
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[Ablation]:
-        setup = {**options.setup_of(chosen, one, mode, kind="ablation"), "engine": chosen.engine}
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> list[Ablation]:
+        setup = {**options.setup_of(chosen, one, mode, front, kind="ablation"), "engine": chosen.engine}
+        setup = {name: value for name, value in setup.items() if name not in SWITCHED}
         done = []
         for changes, kind in KINDS.items():
             of_kind = [each for each in wanted if each.switch.changes == changes and each.label != NOTHING]
             if of_kind:
                 ways = {OFF: switches.baseline(wanted)}
                 ways |= {each.label: each.on(wanted) for each in (control, *of_kind)}
-                result = await measured(kind(chosen, one, mode, url), ways, setup, chosen)
+                result = await measured(kind(chosen, one, mode, front.url), ways, setup, chosen)
                 done.append(saved(result, chosen.runs))
         return done
 

@@ -22,6 +22,7 @@ from evaluation import commands, options, refusing, runs
 from evaluation.answers import asked
 from evaluation.finding import HttpFinder
 from evaluation.gateway import of_each
+from evaluation.options import Front
 from evaluation.ranking import Figures
 from evaluation.refusing import ANSWERABLE, UNANSWERABLE
 from evaluation.retrieval import GATEWAY_SETTINGS
@@ -98,9 +99,13 @@ def run(chosen: argparse.Namespace) -> list[runs.Run]:
     # All of them before anything starts: a set may lack one kind.
     questions = {one.name: questions_of(one, foreign, chosen.limit_queries) for one in sets}
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
-        setup = {**options.setup_of(chosen, one, mode, kind="answerability"), "foreign": chosen.foreign}
-        async with HttpFinder(url, mode, chosen.passages) as finder:
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> runs.Run:
+        setup = {
+            **options.setup_of(chosen, one, mode, front, kind="answerability"),
+            "foreign": chosen.foreign,
+            "passages": chosen.passages,
+        }
+        async with HttpFinder(front.url, mode, chosen.passages) as finder:
             result = await evaluate(finder, questions[one.name], setup, Settings().min_score, chosen.concurrent)
         return commands.finished(result, chosen.runs, said)
 

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contracts.types import SearchMode
-from evaluation import commands, judging, options, runs
+from evaluation import commands, comparing, judging, options, runs
 from evaluation.answer_figures import Reply, figures_of
 from evaluation.asking import HttpAsker
 from evaluation.gateway import of_each
 from evaluation.judging import Judge
+from evaluation.options import Front
 from evaluation.sets import EvaluationSet, Question, evenly
-from evaluation.significance import compare
 
 GATEWAY_SETTINGS: dict[str, object] = {
     "milvus_timeout_seconds": 120,
@@ -100,11 +100,8 @@ def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
     """The run in lines for a terminal, with what its F1 gained over `before`."""
     means = "  ".join(f"{name} {value:.3f}" for name, value in run.means.items())
     lines = [f"{runs.title(run)}  {means}  ({run.setup['questions']} questions)"]
-    for other in before:
-        if run.column("f1") and other.column("f1"):
-            gain = compare(other.column("f1"), run.column("f1"))
-            lines.append(f"  f1 {gain} against {runs.title(other)} of {runs.when(other)}")
-    return "\n".join(lines)
+    gains = (comparing.line(other, run, "f1") for other in before)
+    return "\n".join([*lines, *(f"  {gain}" for gain in gains if gain)])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -124,18 +121,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
     """Every set in every mode. Raises SetError, StackError, FindingFailed and openai's errors."""
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> runs.Run:
         setup = {
-            **options.setup_of(chosen, one, mode, kind="answers"),
+            **options.setup_of(chosen, one, mode, front, kind="answers"),
             "top_k": chosen.top_k,
             "max_tokens": chosen.max_tokens,
-            "min_score": chosen.min_score,
             "engine": chosen.engine,
             "judges": " ".join([*chosen.judges, chosen.judge_model]).strip(),
         }
         body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
         questions = asked(one, chosen.limit_queries)
-        async with HttpAsker(url, body) as asker, judging.judges_of(chosen, url) as judges:
+        async with HttpAsker(front.url, body) as asker, judging.judges_of(chosen, front.url) as judges:
             result = await evaluate(asker, questions, setup, judges, chosen.concurrent)
         return commands.finished(result, chosen.runs, said)
 

@@ -8,16 +8,25 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from contracts.analysis import Language
 from evaluation import stack
+from evaluation.configured import configured
 from evaluation.finding import MODES
 from evaluation.runs import RUNS
 from evaluation.sets import SAMPLE, EvaluationSet, open_set
 from evaluation.stack import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A gateway that holds a set; `configured` is what can be known of how it is, by names of a run's setup."""
+
+    url: str
+    configured: Mapping[str, Any]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -58,13 +67,17 @@ def sets_of(options: argparse.Namespace) -> list[EvaluationSet]:
     return [open_set(options.data, name, split=options.split, turns=options.turns) for name in options.sets]
 
 
-def setup_of(options: argparse.Namespace, chosen: EvaluationSet, mode: str, *, kind: str) -> dict[str, Any]:
-    """What makes two runs comparable."""
+def setup_of(
+    options: argparse.Namespace, chosen: EvaluationSet, mode: str, front: Front, *, kind: str
+) -> dict[str, Any]:
+    """What a run was asked, and of what: two with the same are the same measurement."""
     return {
+        **front.configured,
         "kind": kind,
         "set": chosen.name,
         "split": options.split,
         "turns": options.turns,
+        "corpus": chosen.fingerprint(),
         "mode": mode,
         "label": options.label,
     }
@@ -83,17 +96,21 @@ def gateway_of(
     where: Services | None,
     chosen: EvaluationSet,
     settings: Mapping[str, object],
-) -> str:
-    """The URL of a gateway that holds the set: the running one, or one of our own. Raises StackError."""
+) -> Front:
+    """One that holds the set: the running one, or one of our own. Raises StackError, and pydantic's ValidationError."""
     if where is None:
-        return str(options.gateway).rstrip("/")
-    return stack_of_set.enter_context(stack.gateway(where, loaded(options, where, chosen), **settings))
+        url = str(options.gateway).rstrip("/")
+        return Front(url, {"gateway": url})
+    passages_by = replace(where, model_url=options.passages_by or where.model_url)
+    says = configured(where.card(), passages_by.card(), settings)
+    says["language"] = str(stack.language_of(chosen, options.language))
+    collection = loaded(options, passages_by, chosen)
+    return Front(stack_of_set.enter_context(stack.gateway(where, collection, **settings)), says)
 
 
 def loaded(options: argparse.Namespace, where: Services, chosen: EvaluationSet) -> str:
     """The collection that holds the set. Raises StackError."""
     began = time.monotonic()
-    where = replace(where, model_url=options.passages_by or where.model_url)
     collection = asyncio.run(stack.ingested(where, chosen, options.language, recreate=options.recreate))
     print(f"{chosen.name}: documents ready in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return collection

@@ -18,6 +18,7 @@ from contracts import analysis
 from contracts import collection as schema
 from contracts.analysis import Language
 from contracts.types import ModelCard
+from evaluation.configured import encoder_of
 from evaluation.sets import EvaluationSet
 from setup_milvus.ingest import DependencyDown, Ingestion
 from setup_milvus.settings import Settings as SetupSettings
@@ -78,12 +79,12 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     the passages depend on: corpus, encoder, chunking, terms. Raises StackError.
     """
     base = SetupSettings(model_url=where.model_url, milvus_uri=where.milvus_uri)
-    language = Language(language or chosen.language or base.analyzer_language)
+    language = language_of(chosen, language)
     parts = [
         "eval",
         chosen.name,
         chosen.fingerprint(),
-        _vectors_of(where.card()),
+        encoder_of(where.card()),
         str(base.chunk_tokens),
         str(base.chunk_overlap_tokens),
         f"{language}{analysis.REVISION}",
@@ -100,10 +101,9 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     return name
 
 
-def _vectors_of(card: ModelCard) -> str:
-    """What the passages' vectors depend on: the encoder, and its backend where that is not exact."""
-    exact = not card.encoder_backend.endswith("int8")
-    return Path(card.encoder).name + ("" if exact else f"_{card.encoder_backend}")
+def language_of(chosen: EvaluationSet, language: Language | None) -> Language:
+    """Of the set's documents: this one, by default what the set says, else what is configured."""
+    return Language(language or chosen.language or SetupSettings().analyzer_language)
 
 
 @contextmanager

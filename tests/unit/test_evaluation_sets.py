@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from contracts.types import ModelCard
 from evaluation import known_items, report, runs
 from evaluation.answers import asked
+from evaluation.comparing import differing, line
+from evaluation.configured import configured
 from evaluation.judging import GRADES, LexicalJudge, Rated, agreement, grade_of, rated_answers, score_of
 from evaluation.runs import Run, earlier, load, new_name, save
 from evaluation.sets import SAMPLE_FOLDER, EvaluationSet, Question, SetError, open_set
@@ -154,6 +158,56 @@ def test_the_newest_of_each_setup_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "20260101T120000.000-broken").mkdir()
     found = earlier(a_run("20260106T000000.000-6", "hybrid", values), tmp_path)
     assert [run.name[-1] for run in found] == ["3", "2"]
+
+
+@pytest.mark.parametrize("asked", [{"passages": 30}, {"corpus": "b"}, {"top_k": 3}, {"foreign": "x"}])
+def test_runs_that_were_asked_for_something_else_are_not_compared(asked: dict[str, object], tmp_path: Path) -> None:
+    values = {"a": 0.5, "b": 1.0}
+    common = {"passages": 100, "corpus": "a", "top_k": 5, "foreign": None}
+    save(a_run("20260101T000000.000-1", "dense", values, **{**common, **asked}), tmp_path)
+    save(a_run("20260102T000000.000-2", "dense", {"x": 0.5, "y": 1.0}, **common, fusion="other questions"), tmp_path)
+    new = a_run("20260103T000000.000-3", "dense", values, **common)
+    assert earlier(new, tmp_path) == []
+
+
+def test_a_comparison_says_what_was_set_otherwise(tmp_path: Path) -> None:
+    values = {"a": 0.5, "b": 1.0}
+    old = a_run("20260101T000000.000-1", "dense", values, fusion="ranks", encoder="e")
+    save(old, tmp_path)
+    new = a_run("20260102T000000.000-2", "hybrid", values, fusion="scores", encoder="e", rerank_prior=2.0)
+    assert earlier(new, tmp_path) == [old]
+    assert differing(old, new) == "fusion ranks, not scores; rerank_prior –, not 2.0"
+    said = line(old, new, "ndcg@10")
+    assert said is not None
+    assert said.endswith("against small dense of 2026-01-01 00:00 (fusion ranks, not scores; rerank_prior –, not 2.0)")
+    assert line(old, new, "f1") is None
+    assert "had fusion ranks, not scores" in report.rendered(new, [old])
+
+
+def test_a_run_says_how_its_gateway_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHAROS_FUSION", "ranks")
+    monkeypatch.setenv("PHAROS_RERANK_PRIOR", "0.5")
+    card = ModelCard("models/e", 8, 256, "g", 512, "simulated", reranker="r")
+    int8 = msgspec.structs.replace(card, encoder_backend="openvino-int8")
+    said = configured(card, card, {"min_score": 0.4})
+    assert said.items() >= {"encoder": "e", "fusion": "ranks", "rerank_prior": 0.5, "min_score": 0.4}.items()
+    assert "passages_encoder" not in said
+    assert configured(card, int8, {})["passages_encoder"] == "e_openvino-int8"
+    assert said["rerank"] is True
+    monkeypatch.setenv("PHAROS_RERANK", "off")
+    assert configured(card, card, {})["rerank"] is False
+
+
+def test_more_similar_to_what_cannot_be_answered_is_worse() -> None:
+    def run(name: str, by: float) -> Run:
+        figures = {str(i): {"similarity_answerable": 0.2 + by} for i in range(20)}
+        figures |= {f"no {i}": {"similarity_unanswerable": 0.1 + by} for i in range(20)}
+        setup = {"kind": "answerability", "set": "small", "split": "dev", "mode": "dense"}
+        return Run(name, setup, {}, figures, {})
+
+    page = report.rendered(run("20260102T000000.000-2", 0.3), [run("20260101T000000.000-1", 0)])
+    assert page.count('class="number better">+0.300') == 2  # of what can be answered, here and among earlier runs
+    assert page.count('class="number worse">+0.300') == 1
 
 
 def test_the_page_shows_the_difference_and_escapes_what_people_wrote() -> None:
