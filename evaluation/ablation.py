@@ -220,8 +220,8 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
         for changes, kind in KINDS.items():
             of_kind = [each for each in wanted if each.switch.changes == changes and each.label != NOTHING]
             if of_kind:
-                ways = {OFF: switches.baseline(wanted)}
-                ways |= {each.label: each.on(wanted) for each in (control, *of_kind)}
+                ways = {OFF: switches.all_off()}
+                ways |= {each.label: each.on() for each in (control, *of_kind)}
                 result = await measured(kind(chosen, one, mode, front.url), ways, setup, chosen)
                 done.append(saved(result, chosen.runs))
         return done

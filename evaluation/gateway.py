@@ -13,6 +13,11 @@ import httpx
 from evaluation.sets import Question
 
 T = TypeVar("T")
+Headers = Mapping[str, str | None]
+"""Of a request; None takes away what is sent by default."""
+
+DEFAULT_HEADERS: Headers = {"Cache-Control": "no-store"}
+"""An answer that was kept (PHAROS_CACHE_ANSWERS) says nothing of how the gateway answers now."""
 
 
 class FindingFailed(Exception):
@@ -23,9 +28,16 @@ class Gateway:
     """One route of a gateway, to be entered; `body` goes with each question."""
 
     def __init__(
-        self, url: str, path: str, body: Mapping[str, Any], *, timeout_seconds: float, headers: Mapping[str, str] = {}
+        self,
+        url: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        timeout_seconds: float,
+        headers: Headers = DEFAULT_HEADERS,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_seconds, trust_env=False, headers=headers)
+        sent = {name: value for name, value in {**DEFAULT_HEADERS, **headers}.items() if value is not None}
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_seconds, trust_env=False, headers=sent)
         self._path = path
         self._body = dict(body)
 
