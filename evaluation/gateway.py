@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -60,6 +60,15 @@ class Gateway:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+
+def require_own(name: str, own: Container[str], found: Iterable[str]) -> None:
+    """Raise FindingFailed unless one of the documents that any question `found` is one of the set's `own`."""
+    if not any(document in own for document in found):
+        raise FindingFailed(
+            f"no question found a document of {name}: is it this set that the gateway holds, loaded with the columns "
+            "that docs/evaluation.md names?"
+        )
 
 
 async def of_each(ask: Callable[[str], Awaitable[T]], questions: Sequence[Question], concurrent: int) -> dict[str, T]:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,10 @@ class Front:
     configured: Mapping[str, Any]
 
 
+OF_OUR_OWN = ("model_service", "passages_by", "milvus", "language", "recreate")
+"""Options that only a gateway of our own heeds."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Which sets, how asked, against what."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the folder that holds the sets' folders")
@@ -36,8 +40,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", dest="modes", action="append", choices=MODES, help="again for more; default: hybrid")
     parser.add_argument("--split", default="dev", help="default: %(default)s")
     parser.add_argument("--turns", choices=("last", "all"), default="last", help="of a conversation; default: last")
-    parser.add_argument("--limit-queries", type=int, metavar="N", help="only N of the questions")
-    parser.add_argument("--concurrent", type=int, default=8, help="questions at a time; default: %(default)s")
+    parser.add_argument("--limit-queries", type=positive, metavar="N", help="only N of the questions")
+    parser.add_argument("--concurrent", type=positive, default=8, help="questions at a time; default: %(default)s")
     parser.add_argument("--label", default="", help="what was changed; runs of another label are another setup")
     parser.add_argument(
         "--language",
@@ -53,12 +57,27 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--milvus", metavar="URI", help="a running Milvus")
 
 
-def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
-    """The options with their defaults. Exits for those that contradict each other."""
+def positive(text: str) -> int:
+    """The type of an option that counts. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def checked(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, *, of_our_own: Sequence[str] = ()
+) -> argparse.Namespace:
+    """The options with their defaults. Exits for those that contradict each other: a running gateway has been told
+    already what OF_OUR_OWN, and the command's own options `of_our_own`, say to one that is started."""
     options.sets = options.sets or [SAMPLE]
     options.modes = options.modes or ["hybrid"]
     if options.gateway and len(options.sets) > 1:
         parser.error("a running gateway serves one collection: give one --set")
+    for name in (*OF_OUR_OWN, *of_our_own) if options.gateway else ():
+        given = getattr(options, name)
+        if given is not None and given is not False:  # 0 is given
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} says nothing to a gateway that runs already: leave out {option} or --gateway")
     return options
 
 

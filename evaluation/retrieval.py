@@ -21,8 +21,8 @@ import numpy as np
 from contracts.types import SearchMode
 from evaluation import commands, comparing, options, runs
 from evaluation.finding import EXPANSIONS, HttpFinder
-from evaluation.gateway import of_each
-from evaluation.options import Front
+from evaluation.gateway import of_each, require_own
+from evaluation.options import Front, positive
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
 
@@ -50,6 +50,7 @@ async def evaluate(
     started = time.monotonic()
     found = await of_each(finder.find, questions, concurrent)
     seconds = time.monotonic() - started
+    require_own(chosen.name, keys, (document for one in found.values() for document in one.documents))
     # A document that is not of this set has no judgement, but it has a rank.
     rankings = {
         id: documents_of(keys.get(document, document) for document in one.documents)[:DOCUMENTS]
@@ -109,7 +110,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=EXPANSIONS,
         help="again for more; default: as configured",
     )
-    parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
+    parser.add_argument("--passages", type=positive, default=DOCUMENTS, help="to ask for; default: %(default)s")
     return options.checked(parser, parser.parse_args(arguments))
 
 

@@ -57,10 +57,10 @@ def services(model_url: str | None, milvus_uri: str | None, *, engine: str) -> I
     with ExitStack() as stack:
         if milvus_uri is None:
             lite = processes.milvus_lite(FOLDER / "milvus-lite", _log("milvus-lite"))
-            milvus_uri = stack.enter_context(_running(lite, processes.listens)).url
+            milvus_uri = stack.enter_context(running(lite, processes.listens)).url
         if model_url is None:
             models = processes.model_service(_log("app_llm"), engine=engine, encoder="sentence-transformers")
-            model_url = stack.enter_context(_running(models, processes.answers_ready)).url
+            model_url = stack.enter_context(running(models, processes.answers_ready)).url
         yield Services(model_url, milvus_uri)
 
 
@@ -68,7 +68,7 @@ def services(model_url: str | None, milvus_uri: str | None, *, engine: str) -> I
 def gateway(services: Services, collection: str, **settings: object) -> Iterator[str]:
     """A gateway over the collection; its URL. `settings` are PHAROS_* in lower case."""
     front = processes.gateway(_log("app"), services.model_url, services.milvus_uri, collection=collection, **settings)
-    with _running(front, processes.answers_ready) as service:
+    with running(front, processes.answers_ready) as service:
         yield service.url
 
 
@@ -107,9 +107,15 @@ def language_of(chosen: EvaluationSet, language: Language | None) -> Language:
 
 
 @contextmanager
-def _running(service: Service, ready: Callable[[Service], bool]) -> Iterator[Service]:
+def running(service: Service, ready: Callable[[Service], bool]) -> Iterator[Service]:
+    """Start it, and end it after the block. Raises StackError with the last line of its log."""
     try:
-        yield service.start(ready, seconds=START_SECONDS)
+        try:
+            service.start(ready, seconds=START_SECONDS)
+        except AssertionError as exc:
+            why = next((line for line in reversed(service.tail().splitlines()) if line.strip()), "it said nothing")
+            raise StackError(f"{service.name} does not start ({service.log}): {why.strip()}") from exc
+        yield service
     finally:
         service.stop()
 
