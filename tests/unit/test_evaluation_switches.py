@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -18,58 +15,11 @@ from app.routes.search import SearchBody
 from app.settings import Settings
 from evaluation import switches
 from evaluation.ablation_table import rendered, waited
-from evaluation.answer_figures import figures_of
-from evaluation.asking import HttpAsker
-from evaluation.finding import HttpFinder
-from evaluation.gateway import Gateway
 from evaluation.ranking import repeats
 from evaluation.runs import Run
 from evaluation.sets import Question, evenly
 from evaluation.switches import NOTHING, SWITCHES, SwitchError, Way, all_off, merged
 from evaluation.turns import in_turns, waits
-
-PASSAGE = {"id": "p", "topic": "news", "text": "It rained.", "score": 0.5, "title": "Broncos win", "date": "2016-02-07"}
-ANSWER = {
-    "answer": "The Broncos [1].",
-    "sources": [
-        {**PASSAGE, "document_id": "d1"},
-        {**PASSAGE, "document_id": "d2", "title": "", "date": "", "text": "Of no title."},
-    ],
-    "usage": {"prompt_tokens": 7},
-    "hits": [],
-    "mode": "dense",
-    "timings": {},
-}
-
-
-@dataclass
-class Listening:
-    """A gateway that gives ANSWER to everything, and keeps the headers that it was sent, in lower case."""
-
-    url: str
-    headers: list[dict[str, str]] = field(default_factory=list)
-
-
-@pytest.fixture
-def listening() -> Iterator[Listening]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            here.headers.append({name.lower(): value for name, value in self.headers.items()})
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(ANSWER).encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        here = Listening(f"http://127.0.0.1:{server.server_port}")
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        serving.start()
-        yield here
-        server.shutdown()
-        serving.join()
 
 
 def test_every_switch_is_something_that_a_request_may_say() -> None:
@@ -109,30 +59,6 @@ def test_off_is_off_whatever_the_gateway_is_configured_to_do() -> None:
     body = AskBody.model_validate({"question": "Who?", **all_off().fields})
     assert RankingOptions.model_validate(configured).overridden(body.ranking) == RankingOptions()
     assert (body.self_query, body.rerank, body.expand) == (False, False, "off")
-
-
-@pytest.mark.parametrize("name", ["off", "cache", "mmr"])
-async def test_only_the_cache_switch_lets_kept_answers_in(name: str, listening: Listening) -> None:
-    way = all_off() if name == "off" else switches.chosen(name).on()
-    async with Gateway(listening.url, "/ask", way.fields, timeout_seconds=5, headers=way.headers) as asking:
-        await asking.post("Who?")
-    assert listening.headers[-1].get("cache-control") == (None if name == "cache" else "no-store")
-
-
-async def test_askers_and_finders_want_no_kept_answers(listening: Listening) -> None:
-    async with HttpAsker(listening.url, {}) as asker, HttpFinder(listening.url, "dense", 3) as finder:
-        await asker.ask("Who?")
-        await finder.find("Who?")
-    assert [headers["cache-control"] for headers in listening.headers] == ["no-store", "no-store"]
-
-
-async def test_a_source_is_what_the_model_read_of_it(listening: Listening) -> None:
-    async with HttpAsker(listening.url, {}) as asker:
-        reply = await asker.ask("Who?")
-    assert reply.sources == ("Broncos win (2016-02-07)\nIt rained.", "Of no title.")
-    assert reply.documents == ("d1", "d2")
-    figures = figures_of(Question("q", "Who?", ("Broncos",), answerable=True), reply)
-    assert figures["source_recall"] == figures["citation_recall"] == 1
 
 
 def test_values_are_json_or_words() -> None:
