@@ -87,9 +87,14 @@ def _ask(question: str, passages: Sequence[Passage], order: PromptOrder) -> str:
     return f"{''.join(numbered)}Question: {question}\nAnswer in one short sentence."
 
 
-def _numbered(number: int, passage: Passage) -> str:
+def as_read(passage: Passage) -> str:
+    """A passage as the model reads it: title, date and text."""
     dated = f" ({passage.date})" if passage.date else ""
-    return f"[{number}] {passage.title}{dated}\n{passage.text}\n\n"
+    return f"{passage.title}{dated}\n{passage.text}"
+
+
+def _numbered(number: int, passage: Passage) -> str:
+    return f"[{number}] {as_read(passage)}\n\n"
 
 
 def _without_text(passage: Passage) -> Passage:

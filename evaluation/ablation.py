@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,6 +25,8 @@ from evaluation.answer_figures import figures_of as answer_figures
 from evaluation.answers import GATEWAY_SETTINGS, asked
 from evaluation.asking import HttpAsker
 from evaluation.finding import Found, HttpFinder
+from evaluation.gateway import require_own
+from evaluation.options import Front, positive
 from evaluation.ranking import Figures, documents_of, figures_of, repeats
 from evaluation.sets import EvaluationSet, Question, SetError, evenly
 from evaluation.switches import NOTHING, SwitchError, Way
@@ -44,6 +46,9 @@ READ = ("source_recall", "source_precision", "prompt_tokens")
 """What can be said of what the model read; of what it made of that, only where the generator is a real one."""
 ANSWERED = (*READ, "holds_gold", "f1", "refused_answerable", "refused_unanswerable")
 
+SWITCHED = ("rerank", "self_query", "expand", "ranking")
+"""What a run's setup has of the gateway's configuration that a switch decides here, on or off."""
+
 OFF = "off"
 Ablation = tuple[runs.Run, list[runs.Run]]
 """All switches off, and each of them on."""
@@ -59,6 +64,8 @@ class Kind(Generic[T]):
     """To be entered: asks in this way."""
     figures: Callable[[Mapping[str, T]], dict[str, Figures]]
     found: Callable[[T], dict[str, Any]]
+    require_own: Callable[[Iterable[T]], None]
+    """Raises FindingFailed where these answers are from another set's documents."""
 
 
 def rankings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> Kind[Found]:
@@ -83,7 +90,10 @@ def rankings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
         async with HttpFinder(url, mode, chosen.passages, more=way.fields, headers=way.headers) as finder:
             yield finder.find
 
-    return Kind("ranking", questions, asker, figures, lambda found: {"documents": documents(found)})
+    def of_this_set(found: Iterable[Found]) -> None:
+        require_own(one.name, keys, (document for each in found for document in each.documents))
+
+    return Kind("ranking", questions, asker, figures, lambda found: {"documents": documents(found)}, of_this_set)
 
 
 def readings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, url: str) -> Kind[Reply]:
@@ -109,12 +119,18 @@ def readings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
         async with HttpAsker(url, body, way.headers) as opened:
             yield opened.ask
 
+    def of_this_set(replies: Iterable[Reply]) -> None:
+        shown = {document for reply in replies for document in reply.documents}
+        if shown:
+            require_own(one.name, keys, shown)
+
     return Kind(
         "reading",
         questions,
         asker,
         lambda replies: {id: figures_of_one(id, reply) for id, reply in replies.items()},
         lambda reply: {"answer": reply.answer, "sources": reply.sources},
+        of_this_set,
     )
 
 
@@ -129,6 +145,7 @@ async def measured(
     async with AsyncExitStack() as stack:
         asking = {name: await stack.enter_async_context(kind.asker(way)) for name, way in ways.items()}
         said = await in_turns(asking, kind.questions, chosen.concurrent)
+        kind.require_own(reply for of_way in said.values() for reply in of_way.values())
         timed = evenly(kind.questions, chosen.timed_queries)
         numbers = chosen.at_once if chosen.rounds else ()
         waited = {number: await waits(asking, timed, number, chosen.rounds) for number in numbers}
@@ -183,19 +200,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME[=VALUE]",
         help=f"again for more: {', '.join(switches.SWITCHES)}; default: those that need nothing but documents",
     )
-    parser.add_argument("--passages", type=int, default=10, help="to find; default: %(default)s")
-    parser.add_argument("--top-k", type=int, default=5, help="passages to answer from; default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=48, help="longest answer; default: %(default)s")
+    parser.add_argument("--passages", type=positive, default=10, help="to find; default: %(default)s")
+    parser.add_argument("--top-k", type=positive, default=5, help="passages to answer from; default: %(default)s")
+    parser.add_argument("--max-tokens", type=positive, default=48, help="longest answer; default: %(default)s")
     parser.add_argument(
         "--engine",
         choices=("vllm", "simulated"),
         default="simulated",
-        help="simulated: nothing is said of answers, and a token is a word; default: %(default)s",
+        help="simulated: nothing is said of answers, and a token is a word; of a running gateway, what it has; "
+        "default: %(default)s",
     )
-    parser.add_argument("--timed-queries", type=int, default=50, metavar="N", help="to time; default: %(default)s")
+    parser.add_argument("--timed-queries", type=positive, default=50, metavar="N", help="to time; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="of timing, 0: none; default: %(default)s")
     parser.add_argument(
-        "--at-once", type=int, nargs="+", default=AT_ONCE, metavar="N", help="questions at a time, to time; default 1 8"
+        "--at-once",
+        type=positive,
+        nargs="+",
+        default=AT_ONCE,
+        metavar="N",
+        help="questions at a time, to time; default 1 8",
     )
     return options.checked(parser, parser.parse_args(arguments))
 
@@ -206,18 +229,22 @@ def run(chosen: argparse.Namespace) -> list[Ablation]:
     for one in wanted:
         if one.switch.asks_model and chosen.engine == "simulated":
             raise SwitchError(f"{one.label} asks the model, which a simulated one cannot answer: --engine vllm")
+        if one.switch.settings and chosen.gateway:
+            needs = ", ".join(f"PHAROS_{name.upper()}" for name in one.switch.settings)
+            raise SwitchError(f"{one.label} needs a gateway of our own, started with {needs}: leave out --gateway")
     sets = options.sets_of(chosen)
     control = switches.chosen(NOTHING)
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[Ablation]:
-        setup = {**options.setup_of(chosen, one, mode, kind="ablation"), "engine": chosen.engine}
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> list[Ablation]:
+        setup = {**options.setup_of(chosen, one, mode, front, kind="ablation"), "engine": chosen.engine}
+        setup = {name: value for name, value in setup.items() if name not in SWITCHED}
         done = []
         for changes, kind in KINDS.items():
             of_kind = [each for each in wanted if each.switch.changes == changes and each.label != NOTHING]
             if of_kind:
-                ways = {OFF: switches.baseline(wanted)}
-                ways |= {each.label: each.on(wanted) for each in (control, *of_kind)}
-                result = await measured(kind(chosen, one, mode, url), ways, setup, chosen)
+                ways = {OFF: switches.all_off()}
+                ways |= {each.label: each.on() for each in (control, *of_kind)}
+                result = await measured(kind(chosen, one, mode, front.url), ways, setup, chosen)
                 done.append(saved(result, chosen.runs))
         return done
 

@@ -19,7 +19,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What POST /ask answered: source i, of document i, is cited as [i + 1]. `prompt_tokens` were read by the model,
+    """What POST /ask answered: source i, of document i, is cited as [i + 1], and is what the model read of it: heading,
+    date and text. `prompt_tokens` were read by the model,
     as it counts them: 0 where it was not asked."""
 
     answer: str

@@ -21,7 +21,8 @@ from contracts.types import SearchMode
 from evaluation import commands, options, refusing, runs
 from evaluation.answers import asked
 from evaluation.finding import HttpFinder
-from evaluation.gateway import of_each
+from evaluation.gateway import of_each, require_own
+from evaluation.options import Front, positive
 from evaluation.ranking import Figures
 from evaluation.refusing import ANSWERABLE, UNANSWERABLE
 from evaluation.retrieval import GATEWAY_SETTINGS
@@ -32,12 +33,18 @@ COSTS = (0.01, 0.05, 0.1, 0.2)
 
 
 async def evaluate(
-    finder: HttpFinder, questions: Sequence[Question], setup: Mapping[str, Any], min_score: float, concurrent: int
+    finder: HttpFinder,
+    chosen: EvaluationSet,
+    questions: Sequence[Question],
+    setup: Mapping[str, Any],
+    min_score: float,
+    concurrent: int,
 ) -> runs.Run:
     """Ask all of them. Raises FindingFailed."""
     started = time.monotonic()
     found = await of_each(finder.find, questions, concurrent)
     seconds = time.monotonic() - started
+    require_own(chosen.name, chosen.keys(), (document for one in found.values() for document in one.documents))
     figures: dict[str, Figures] = {}
     for question in questions:
         similarity = found[question.id].similarity
@@ -81,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options.add(parser)
     parser.add_argument("--foreign", metavar="NAME", help="a set whose questions these documents do not answer")
-    parser.add_argument("--passages", type=int, default=10, help="to ask for; default: %(default)s")
+    parser.add_argument("--passages", type=positive, default=10, help="to ask for; default: %(default)s")
     return options.checked(parser, parser.parse_args(arguments))
 
 
@@ -93,15 +100,21 @@ def said(run: runs.Run, _: Sequence[runs.Run]) -> str:
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
     """Every set in every mode. Raises SetError, StackError, FindingFailed."""
-    foreign = open_set(chosen.data, chosen.foreign, split=chosen.split) if chosen.foreign else None
+    foreign = None
+    if chosen.foreign:
+        foreign = open_set(chosen.data, chosen.foreign, split=chosen.split, turns=chosen.turns)
     sets = options.sets_of(chosen)
     # All of them before anything starts: a set may lack one kind.
     questions = {one.name: questions_of(one, foreign, chosen.limit_queries) for one in sets}
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
-        setup = {**options.setup_of(chosen, one, mode, kind="answerability"), "foreign": chosen.foreign}
-        async with HttpFinder(url, mode, chosen.passages) as finder:
-            result = await evaluate(finder, questions[one.name], setup, Settings().min_score, chosen.concurrent)
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> runs.Run:
+        setup = {
+            **options.setup_of(chosen, one, mode, front, kind="answerability"),
+            "foreign": chosen.foreign,
+            "passages": chosen.passages,
+        }
+        async with HttpFinder(front.url, mode, chosen.passages) as finder:
+            result = await evaluate(finder, one, questions[one.name], setup, Settings().min_score, chosen.concurrent)
         return commands.finished(result, chosen.runs, said)
 
     return commands.over(chosen, sets, measure, engine="simulated", settings=GATEWAY_SETTINGS)

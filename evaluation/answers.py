@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contracts.types import SearchMode
-from evaluation import commands, judging, options, runs
+from evaluation import commands, comparing, judging, options, runs
 from evaluation.answer_figures import Reply, figures_of
 from evaluation.asking import HttpAsker
-from evaluation.gateway import of_each
+from evaluation.gateway import of_each, require_own
 from evaluation.judging import Judge
-from evaluation.sets import EvaluationSet, Question, evenly
-from evaluation.significance import compare
+from evaluation.options import Front, positive
+from evaluation.sets import EvaluationSet, Question, SetError, evenly
 
 GATEWAY_SETTINGS: dict[str, object] = {
     "milvus_timeout_seconds": 120,
@@ -43,6 +43,7 @@ def asked(chosen: EvaluationSet, limit: int | None) -> tuple[Question, ...]:
 
 async def evaluate(
     asker: HttpAsker,
+    chosen: EvaluationSet,
     questions: Sequence[Question],
     setup: Mapping[str, Any],
     judges: Mapping[str, Judge],
@@ -52,6 +53,9 @@ async def evaluate(
     started = time.monotonic()
     replies = await of_each(asker.ask, questions, concurrent)
     seconds = time.monotonic() - started
+    shown = {document for reply in replies.values() for document in reply.documents}
+    if shown:  # where all is refused nothing is shown, and the figures say so
+        require_own(chosen.name, chosen.keys(), shown)
     figures = {question.id: figures_of(question, replies[question.id]) for question in questions}
     claiming = [question for question in questions if not _refused(figures[question.id])]
     for name, judge in judges.items():
@@ -100,11 +104,8 @@ def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
     """The run in lines for a terminal, with what its F1 gained over `before`."""
     means = "  ".join(f"{name} {value:.3f}" for name, value in run.means.items())
     lines = [f"{runs.title(run)}  {means}  ({run.setup['questions']} questions)"]
-    for other in before:
-        if run.column("f1") and other.column("f1"):
-            gain = compare(other.column("f1"), run.column("f1"))
-            lines.append(f"  f1 {gain} against {runs.title(other)} of {runs.when(other)}")
-    return "\n".join(lines)
+    gains = (comparing.line(other, run, "f1") for other in before)
+    return "\n".join([*lines, *(f"  {gain}" for gain in gains if gain)])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -113,33 +114,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m evaluation.answers", description="Is the answer right, cited, or rightly refused?"
     )
     options.add(parser)
-    parser.add_argument("--top-k", type=int, default=5, help="passages to look at; default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer; default: %(default)s")
-    parser.add_argument("--engine", choices=("vllm", "simulated"), default="vllm", help="default: %(default)s")
+    parser.add_argument("--top-k", type=positive, default=5, help="passages to look at; default: %(default)s")
+    parser.add_argument("--max-tokens", type=positive, default=64, help="longest answer; default: %(default)s")
+    parser.add_argument("--engine", choices=("vllm", "simulated"), help="default: vllm")
     parser.add_argument("--min-score", type=float, help="PHAROS_MIN_SCORE of the gateway that is started")
     judging.add_options(parser)
-    return options.checked(parser, parser.parse_args(arguments))
+    chosen = options.checked(parser, parser.parse_args(arguments), of_our_own=("engine", "min_score"))
+    chosen.engine = chosen.engine or "vllm"
+    return chosen
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
     """Every set in every mode. Raises SetError, StackError, FindingFailed and openai's errors."""
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> runs.Run:
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> runs.Run:
         setup = {
-            **options.setup_of(chosen, one, mode, kind="answers"),
+            **options.setup_of(chosen, one, mode, front, kind="answers"),
             "top_k": chosen.top_k,
             "max_tokens": chosen.max_tokens,
-            "min_score": chosen.min_score,
-            "engine": chosen.engine,
+            "engine": None if chosen.gateway else chosen.engine,
             "judges": " ".join([*chosen.judges, chosen.judge_model]).strip(),
         }
         body = {"top_k": chosen.top_k, "max_tokens": chosen.max_tokens, "mode": mode}
-        questions = asked(one, chosen.limit_queries)
-        async with HttpAsker(url, body) as asker, judging.judges_of(chosen, url) as judges:
-            result = await evaluate(asker, questions, setup, judges, chosen.concurrent)
+        async with HttpAsker(front.url, body) as asker, judging.judges_of(chosen, front.url) as judges:
+            await judging.probe(judges)  # the questions may take hours
+            result = await evaluate(asker, one, questions[one.name], setup, judges, chosen.concurrent)
         return commands.finished(result, chosen.runs, said)
 
     sets = options.sets_of(chosen)
+    questions = {one.name: asked(one, chosen.limit_queries) for one in sets}
+    for name, known in questions.items():
+        if not known:
+            raise SetError(f"{name} has no question with a gold answer, or that is said to be answerable or not")
     settings = GATEWAY_SETTINGS | ({} if chosen.min_score is None else {"min_score": chosen.min_score})
     return commands.over(chosen, sets, measure, engine=chosen.engine, settings=settings)
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openai import OpenAIError
+from pydantic import ValidationError
 
 from contracts.types import SearchMode
 from evaluation import options, report, runs
 from evaluation.gateway import FindingFailed
+from evaluation.options import Front
 from evaluation.sets import EvaluationSet, SetError
 from evaluation.stack import StackError
 from evaluation.switches import SwitchError
@@ -27,21 +29,21 @@ Said = Callable[[runs.Run, Sequence[runs.Run]], str]
 def over(
     chosen: argparse.Namespace,
     sets: Sequence[EvaluationSet],
-    measure: Callable[[EvaluationSet, SearchMode, str], Coroutine[Any, Any, T]],
+    measure: Callable[[EvaluationSet, SearchMode, Front], Coroutine[Any, Any, T]],
     *,
     engine: str,
     settings: Mapping[str, object],
 ) -> list[T]:
-    """`measure` of every set in every mode, with the URL of a gateway that holds the set. Raises StackError, and what
+    """`measure` of every set in every mode, with a gateway that holds the set. Raises StackError, and what
     `measure` raises."""
     done: list[T] = []
     with ExitStack() as started:
         where = options.services_of(chosen, started, engine=engine)
         for one in sets:
             with ExitStack() as of_set:
-                url = options.gateway_of(chosen, of_set, where, one, settings)
+                front = options.gateway_of(chosen, of_set, where, one, settings)
                 for mode in chosen.modes:
-                    done.append(asyncio.run(measure(one, mode, url)))
+                    done.append(asyncio.run(measure(one, mode, front)))
     return done
 
 
@@ -58,7 +60,7 @@ def exit_status(work: Callable[[], object]) -> int:
     """0, or 1 where `work` cannot be done, with the reason on standard error."""
     try:
         work()
-    except (SetError, StackError, SwitchError, FindingFailed, OpenAIError) as exc:
+    except (SetError, StackError, SwitchError, FindingFailed, OpenAIError, ValidationError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0

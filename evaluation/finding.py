@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.types import ExpandMode, SearchMode
-from evaluation.gateway import Gateway
+from evaluation.gateway import DEFAULT_HEADERS, Gateway, Headers
 
 MODES: tuple[SearchMode, ...] = ("dense", "sparse", "hybrid")
 EXPANSIONS: tuple[ExpandMode, ...] = ("off", "multi_query", "hyde")
@@ -42,7 +42,7 @@ class HttpFinder(Gateway):
         rerank: bool | None = None,
         expand: ExpandMode | None = None,
         more: Mapping[str, Any] = {},
-        headers: Mapping[str, str] = {},
+        headers: Headers = DEFAULT_HEADERS,
     ) -> None:
         body = {"mode": mode, "top_k": passages, "rerank": rerank, "expand": expand, "stages": False, **more}
         super().__init__(url, "/search", body, timeout_seconds=600, headers={"X-Request-Timeout": "600", **headers})

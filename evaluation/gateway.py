@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,6 +13,11 @@ import httpx
 from evaluation.sets import Question
 
 T = TypeVar("T")
+Headers = Mapping[str, str | None]
+"""Of a request; None takes away what is sent by default."""
+
+DEFAULT_HEADERS: Headers = {"Cache-Control": "no-store"}
+"""An answer that was kept (PHAROS_CACHE_ANSWERS) says nothing of how the gateway answers now."""
 
 
 class FindingFailed(Exception):
@@ -23,9 +28,16 @@ class Gateway:
     """One route of a gateway, to be entered; `body` goes with each question."""
 
     def __init__(
-        self, url: str, path: str, body: Mapping[str, Any], *, timeout_seconds: float, headers: Mapping[str, str] = {}
+        self,
+        url: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        timeout_seconds: float,
+        headers: Headers = DEFAULT_HEADERS,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_seconds, trust_env=False, headers=headers)
+        sent = {name: value for name, value in {**DEFAULT_HEADERS, **headers}.items() if value is not None}
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_seconds, trust_env=False, headers=sent)
         self._path = path
         self._body = dict(body)
 
@@ -48,6 +60,15 @@ class Gateway:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+
+def require_own(name: str, own: Container[str], found: Iterable[str]) -> None:
+    """Raise FindingFailed unless one of the documents that any question `found` is one of the set's `own`."""
+    if not any(document in own for document in found):
+        raise FindingFailed(
+            f"no question found a document of {name}: is it this set that the gateway holds, loaded with the columns "
+            "that docs/evaluation.md names?"
+        )
 
 
 async def of_each(ask: Callable[[str], Awaitable[T]], questions: Sequence[Question], concurrent: int) -> dict[str, T]:

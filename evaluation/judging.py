@@ -13,10 +13,11 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
+from math import nan
 from pathlib import Path
 from statistics import fmean, median_low
 from types import TracebackType
@@ -130,7 +131,8 @@ class Rated:
 class Agreement:
     """Kappas are Cohen's, weighted by the square of the distance: `kappa` is the judge against the median of the
     raters, `people` one rater against another, which is harder since neither is a median. `spearman` is the rank
-    correlation of the judge's scores with the mean grade."""
+    correlation of the judge's scores with the mean grade. Each is NaN where nothing can be compared: the judge rated
+    nothing, no answer has two raters."""
 
     answers: int
     unrated: int
@@ -176,19 +178,15 @@ async def agreement(judge: Judge, rated: Sequence[Rated]) -> Agreement:
     both = [(score, answer) for score, answer in zip(scores, rated, strict=True) if score is not None]
     ours = [grade_of(score) for score, _ in both]
     theirs = [median_low(answer.grades) for _, answer in both]
-    correlation = stats.spearmanr([score for score, _ in both], [fmean(answer.grades) for _, answer in both])
-    return Agreement(
-        len(both),
-        len(rated) - len(both),
-        _kappa(ours, theirs),
-        float(correlation.statistic),
-        float(correlation.pvalue),
-        _kappa_of_people(rated),
-    )
+    spearman, p = nan, nan
+    if len(both) > 1:
+        correlation = stats.spearmanr([score for score, _ in both], [fmean(answer.grades) for _, answer in both])
+        spearman, p = float(correlation.statistic), float(correlation.pvalue)
+    return Agreement(len(both), len(rated) - len(both), _kappa(ours, theirs), spearman, p, _kappa_of_people(rated))
 
 
 def _kappa(first: Sequence[int], second: Sequence[int]) -> float:
-    return float(cohen_kappa_score(first, second, labels=GRADES, weights="quadratic"))
+    return float(cohen_kappa_score(first, second, labels=GRADES, weights="quadratic")) if first else nan
 
 
 def _kappa_of_people(rated: Sequence[Rated]) -> float:
@@ -200,6 +198,13 @@ def _kappa_of_people(rated: Sequence[Rated]) -> float:
         for pair in ((one, other), (other, one))
     ]
     return _kappa([one for one, _ in pairs], [other for _, other in pairs])
+
+
+async def probe(judges: Mapping[str, Judge]) -> None:
+    """Ask each judge once, so that one that cannot be asked is known before the answers are there. Raises what it
+    raises."""
+    for judge in judges.values():
+        await judge.faithfulness("Who won?", ["Denver won."], "Denver won.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -222,7 +227,9 @@ async def judges_of(options: argparse.Namespace, gateway_url: str) -> AsyncGener
     serves."""
     async with AsyncExitStack() as entered:
         judges: dict[str, Judge] = {}
-        for named in options.judges:
+        wanted = dict.fromkeys(options.judges)
+        several = len(wanted.keys() - {LEXICAL, SERVED}) > 1
+        for named in wanted:
             if named == LEXICAL:
                 judges[LEXICAL] = LexicalJudge()
                 continue
@@ -230,7 +237,9 @@ async def judges_of(options: argparse.Namespace, gateway_url: str) -> AsyncGener
                 name, chat = SERVED, ChatJudge(f"{gateway_url}/v1", generator_of(gateway_url), "")
             else:
                 key = os.environ.get(options.judge_key, "")
-                name, chat = options.judge_model or named, ChatJudge(named, options.judge_model, key)
+                model = options.judge_model
+                name = f"{model} at {named}" if several and model else model or named
+                chat = ChatJudge(named, model, key)
             judges[name] = await entered.enter_async_context(chat)
         yield judges
 

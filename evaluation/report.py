@@ -10,16 +10,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import plots
+from evaluation.comparing import differing, gain
 from evaluation.refusing import ANSWERABLE, UNANSWERABLE, curve
 from evaluation.runs import Run, title, when
-from evaluation.significance import Difference, compare
+from evaluation.significance import Difference
 
 MAIN = {"retrieval": "ndcg@10", "answers": "f1", "answerability": ANSWERABLE, "ablation": "ndcg@10"}
 """Kind of run → the figure that runs are compared by."""
 
 AMOUNTS = ("seconds", "prompt_tokens")
 """What the names of figures begin with that are no share: not drawn beside those that are, and less is better."""
-LESS_IS_BETTER = (*AMOUNTS, "refused_answerable", "citation_out_of_range", "repeats")
+LESS_IS_BETTER = (*AMOUNTS, UNANSWERABLE, "refused_answerable", "citation_out_of_range", "repeats")
 SHOWN_QUESTIONS = 15
 TEXT_CHARS = 240
 
@@ -49,6 +50,7 @@ def rendered(run: Run, before: Sequence[Run]) -> str:
         last=last,
         last_title=last and title(last),
         last_when=last and when(last),
+        last_differing=last and differing(last, run),
         figures=[_figure(run, last, name) for name in run.means],
         images=_images(run, before, last, main),
         main=main,
@@ -61,34 +63,30 @@ def rendered(run: Run, before: Sequence[Run]) -> str:
 def _figure(run: Run, last: Run | None, name: str) -> dict[str, Any]:
     values = run.column(name)
     row: dict[str, Any] = {"name": name, "questions": len(values), "mean": run.means[name], "gain": None}
-    gain = _gain(last, run, name) if last else None
-    if last and gain:
-        row |= {"before": last.means[name], "gain": gain, "verdict": _verdict(gain, name)}
+    gained = gain(last, run, name) if last else None
+    if last and gained:
+        row |= {"before": last.means[name], "gain": gained, "verdict": _verdict(gained, name)}
     return row
 
 
 def _other(run: Run, other: Run, main: str) -> dict[str, Any] | None:
-    gain = _gain(other, run, main)
-    if gain is None:
+    gained = gain(other, run, main)
+    if gained is None:
         return None
     return {
         "title": title(other),
         "when": when(other),
+        "differing": differing(other, run),
         "before": other.means[main],
-        "gain": gain,
-        "verdict": _verdict(gain, main),
+        "gain": gained,
+        "verdict": _verdict(gained, main),
     }
 
 
-def _gain(before: Run, after: Run, name: str) -> Difference | None:
-    old, new = before.column(name), after.column(name)
-    return compare(old, new) if old.keys() & new.keys() else None
-
-
-def _verdict(gain: Difference, name: str) -> str:
-    if not gain.significant:
+def _verdict(gained: Difference, name: str) -> str:
+    if not gained.significant:
         return ""
-    return "better" if (gain.mean > 0) != name.startswith(LESS_IS_BETTER) else "worse"
+    return "better" if (gained.mean > 0) != name.startswith(LESS_IS_BETTER) else "worse"
 
 
 def _images(run: Run, before: Sequence[Run], last: Run | None, main: str) -> list[dict[str, str]]:

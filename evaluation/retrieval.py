@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from contracts.types import SearchMode
-from evaluation import commands, options, runs
+from evaluation import commands, comparing, options, runs
 from evaluation.finding import EXPANSIONS, HttpFinder
-from evaluation.gateway import of_each
+from evaluation.gateway import of_each, require_own
+from evaluation.options import Front, positive
 from evaluation.ranking import documents_of, figures_of
 from evaluation.sets import EvaluationSet, SetError
-from evaluation.significance import compare
 
 DOCUMENTS = 100
 """Deepest rank that a measure looks at."""
@@ -50,6 +50,7 @@ async def evaluate(
     started = time.monotonic()
     found = await of_each(finder.find, questions, concurrent)
     seconds = time.monotonic() - started
+    require_own(chosen.name, keys, (document for one in found.values() for document in one.documents))
     # A document that is not of this set has no judgement, but it has a rank.
     rankings = {
         id: documents_of(keys.get(document, document) for document in one.documents)[:DOCUMENTS]
@@ -91,10 +92,8 @@ def said(run: runs.Run, before: Sequence[runs.Run]) -> str:
     ]
     if facts["modes_done"] != [setup["mode"]]:
         lines.append(f"  note: the gateway searched {', '.join(facts['modes_done'])}")
-    for other in before:
-        gain = compare(other.column("ndcg@10"), run.column("ndcg@10"))
-        lines.append(f"  ndcg@10 {gain} against {runs.title(other)} of {runs.when(other)}")
-    return "\n".join(lines)
+    gains = (comparing.line(other, run, "ndcg@10") for other in before)
+    return "\n".join([*lines, *(f"  {gain}" for gain in gains if gain)])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -111,20 +110,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=EXPANSIONS,
         help="again for more; default: as configured",
     )
-    parser.add_argument("--passages", type=int, default=DOCUMENTS, help="to ask for; default: %(default)s")
+    parser.add_argument("--passages", type=positive, default=DOCUMENTS, help="to ask for; default: %(default)s")
     return options.checked(parser, parser.parse_args(arguments))
 
 
 def run(chosen: argparse.Namespace) -> list[runs.Run]:
     """Every set in every mode and expansion. Raises SetError, StackError, FindingFailed."""
 
-    async def measure(one: EvaluationSet, mode: SearchMode, url: str) -> list[runs.Run]:
+    async def measure(one: EvaluationSet, mode: SearchMode, front: Front) -> list[runs.Run]:
         done = []
         for expand in chosen.expansions or [None]:
-            setup = {**options.setup_of(chosen, one, mode, kind="retrieval"), "rerank": chosen.rerank}
-            if expand is not None:  # runs that do not say are comparable with those from before there was a choice
-                setup["expand"] = expand
-            async with HttpFinder(url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
+            said_so = {"rerank": chosen.rerank, "expand": expand}
+            setup = {
+                **options.setup_of(chosen, one, mode, front, kind="retrieval"),
+                "passages": chosen.passages,
+                **{name: value for name, value in said_so.items() if value is not None},
+            }
+            async with HttpFinder(front.url, mode, chosen.passages, rerank=chosen.rerank, expand=expand) as finder:
                 result = await evaluate(finder, one, setup, limit=chosen.limit_queries, concurrent=chosen.concurrent)
             done.append(commands.finished(result, chosen.runs, said))
         return done

@@ -13,6 +13,9 @@ from evaluation.ranking import Figures, mean_of
 
 RUNS = Path("volumes/evaluation/runs")
 
+ASKED = ("kind", "set", "split", "turns", "questions", "foreign", "corpus", "passages", "top_k")
+"""What must be the same in the setups of two runs for their figures to be of the same thing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -93,15 +96,16 @@ def load(folder: Path) -> Run:
 
 
 def earlier(run: Run, runs: Path = RUNS) -> list[Run]:
-    """Whole runs of the same kind on the same set and split before this one, newest first, the newest of each setup
-    only."""
-    same = ("kind", "set", "split", "turns", "questions")
+    """Whole runs before this one that were asked the same questions for as many of the same documents, newest first,
+    the newest of each setup only."""
     found: dict[str, Run] = {}
     for head in sorted(runs.glob("*/run.json"), reverse=True):
         if head.parent.name >= run.name:
             continue
         setup = json.loads(head.read_text(encoding="utf-8"))["setup"]
         key = json.dumps(setup, sort_keys=True)
-        if key not in found and all(setup.get(name) == run.setup.get(name) for name in same):
-            found[key] = load(head.parent)
+        if key not in found and all(setup.get(name) == run.setup.get(name) for name in ASKED):
+            other = load(head.parent)
+            if other.figures.keys() & run.figures.keys():
+                found[key] = other
     return list(found.values())

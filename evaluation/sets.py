@@ -13,7 +13,7 @@ import csv
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -144,6 +144,9 @@ def _question(row: dict[str, Any], turns: Turns) -> Question:
     if turns == "all" and "messages" in row:
         text = "\n".join(message["content"] for message in row["messages"] if message["role"] == "user")
     answers = metadata.get("answers") or metadata.get("reference_answers") or ()
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(answers, Iterable) or not all(isinstance(answer, str) for answer in answers):
+        raise SetError(f"question {row['_id']}: its gold answers are {answers!r}; give a list of strings")
     return Question(row["_id"], text, tuple(dict.fromkeys(answers)), answerable)
 
 

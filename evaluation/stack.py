@@ -18,6 +18,7 @@ from contracts import analysis
 from contracts import collection as schema
 from contracts.analysis import Language
 from contracts.types import ModelCard
+from evaluation.configured import encoder_of
 from evaluation.sets import EvaluationSet
 from setup_milvus.ingest import DependencyDown, Ingestion
 from setup_milvus.settings import Settings as SetupSettings
@@ -56,10 +57,10 @@ def services(model_url: str | None, milvus_uri: str | None, *, engine: str) -> I
     with ExitStack() as stack:
         if milvus_uri is None:
             lite = processes.milvus_lite(FOLDER / "milvus-lite", _log("milvus-lite"))
-            milvus_uri = stack.enter_context(_running(lite, processes.listens)).url
+            milvus_uri = stack.enter_context(running(lite, processes.listens)).url
         if model_url is None:
             models = processes.model_service(_log("app_llm"), engine=engine, encoder="sentence-transformers")
-            model_url = stack.enter_context(_running(models, processes.answers_ready)).url
+            model_url = stack.enter_context(running(models, processes.answers_ready)).url
         yield Services(model_url, milvus_uri)
 
 
@@ -67,7 +68,7 @@ def services(model_url: str | None, milvus_uri: str | None, *, engine: str) -> I
 def gateway(services: Services, collection: str, **settings: object) -> Iterator[str]:
     """A gateway over the collection; its URL. `settings` are PHAROS_* in lower case."""
     front = processes.gateway(_log("app"), services.model_url, services.milvus_uri, collection=collection, **settings)
-    with _running(front, processes.answers_ready) as service:
+    with running(front, processes.answers_ready) as service:
         yield service.url
 
 
@@ -78,12 +79,12 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     the passages depend on: corpus, encoder, chunking, terms. Raises StackError.
     """
     base = SetupSettings(model_url=where.model_url, milvus_uri=where.milvus_uri)
-    language = Language(language or chosen.language or base.analyzer_language)
+    language = language_of(chosen, language)
     parts = [
         "eval",
         chosen.name,
         chosen.fingerprint(),
-        _vectors_of(where.card()),
+        encoder_of(where.card()),
         str(base.chunk_tokens),
         str(base.chunk_overlap_tokens),
         f"{language}{analysis.REVISION}",
@@ -100,16 +101,21 @@ async def ingested(where: Services, chosen: EvaluationSet, language: Language | 
     return name
 
 
-def _vectors_of(card: ModelCard) -> str:
-    """What the passages' vectors depend on: the encoder, and its backend where that is not exact."""
-    exact = not card.encoder_backend.endswith("int8")
-    return Path(card.encoder).name + ("" if exact else f"_{card.encoder_backend}")
+def language_of(chosen: EvaluationSet, language: Language | None) -> Language:
+    """Of the set's documents: this one, by default what the set says, else what is configured."""
+    return Language(language or chosen.language or SetupSettings().analyzer_language)
 
 
 @contextmanager
-def _running(service: Service, ready: Callable[[Service], bool]) -> Iterator[Service]:
+def running(service: Service, ready: Callable[[Service], bool]) -> Iterator[Service]:
+    """Start it, and end it after the block. Raises StackError with the last line of its log."""
     try:
-        yield service.start(ready, seconds=START_SECONDS)
+        try:
+            service.start(ready, seconds=START_SECONDS)
+        except AssertionError as exc:
+            why = next((line for line in reversed(service.tail().splitlines()) if line.strip()), "it said nothing")
+            raise StackError(f"{service.name} does not start ({service.log}): {why.strip()}") from exc
+        yield service
     finally:
         service.stop()
 

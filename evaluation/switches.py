@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from evaluation.gateway import Headers
 
 NOTHING = "nothing"
 """The control: asked exactly as without a switch, so what it "gains" is how noisy the measurement is."""
@@ -15,16 +18,24 @@ NOTHING = "nothing"
 HEADER = "Header: "
 
 
+class _LeftOut(Enum):
+    LEFT_OUT = "left out"
+
+
+LEFT_OUT: Final = _LeftOut.LEFT_OUT
+"""No word about it: None is one, a null that turns off what the gateway is configured to do."""
+
+
 class SwitchError(Exception):
     """There is no such switch, or it cannot be had here; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a question is asked: further fields of the request's body, and its headers."""
+    """How a question is asked: further fields of the request's body, and its headers (evaluation/gateway.py)."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
 
     def __or__(self, other: Way) -> Way:
         """Both in one; the other wins, and objects in both become one object."""
@@ -34,8 +45,8 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Switch:
     """`path` is the request's field (a dot goes into an object), or header (with `Header: ` before it), that gets the
-    value `on`, and `off` where it is not switched on; None: it is left out. `settings` are those of the gateway,
-    PHAROS_* in lower case, without which it does nothing.
+    value `on`, and `off` where it is not switched on, whatever the gateway is configured to do. `settings` are those of
+    the gateway, PHAROS_* in lower case, without which it does nothing.
 
     `changes` says what can be seen of it: the ranking of documents, or what the model reads of them. `asks_model` is
     for those that need answers of a real generator, `needs` what must be there beside.
@@ -43,7 +54,7 @@ class Switch:
 
     path: str
     on: Any
-    off: Any = None
+    off: Any
     changes: Literal["ranking", "reading"] = "ranking"
     asks_model: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -51,29 +62,29 @@ class Switch:
 
     def way(self, value: Any) -> Way:
         """A request in which it has this value."""
-        if value is None:
+        if value is LEFT_OUT:
             return Way()
         if self.path.startswith(HEADER):
-            return Way(headers={self.path.removeprefix(HEADER): str(value)})
+            return Way(headers={self.path.removeprefix(HEADER): None if value is None else str(value)})
         for name in reversed(self.path.split(".")):
             value = {name: value}
         return Way(value)
 
 
 SWITCHES: dict[str, Switch] = {
-    NOTHING: Switch("", None),
-    "min_score": Switch("ranking.min_score", 0.35),
-    "half_life": Switch("ranking.half_life_days", 365),
-    "duplicates": Switch("ranking.duplicates_above", 0.8),
-    "mmr": Switch("ranking.mmr_lambda", 0.7),
-    "self_query": Switch("self_query", True),
+    NOTHING: Switch("", LEFT_OUT, LEFT_OUT),
+    "min_score": Switch("ranking.min_score", 0.35, off=None),
+    "half_life": Switch("ranking.half_life_days", 365, off=None),
+    "duplicates": Switch("ranking.duplicates_above", 0.8, off=None),
+    "mmr": Switch("ranking.mmr_lambda", 0.7, off=None),
+    "self_query": Switch("self_query", True, off=False),
     "rerank": Switch("rerank", True, off=False, needs="a model service with a reranker (PHAROS_LLM_RERANKER_MODEL)"),
-    "mode": Switch("mode", "dense"),
+    "mode": Switch("mode", "dense", off=LEFT_OUT),
     "multi_query": Switch("expand", "multi_query", off="off", asks_model=True),
     "hyde": Switch("expand", "hyde", off="off", asks_model=True),
-    "join": Switch("ranking.join_neighbours", True, changes="reading"),
-    "parents": Switch("ranking.parent_tokens", 400, changes="reading"),
-    "order": Switch("ranking.prompt_order", "ends", changes="reading"),
+    "join": Switch("ranking.join_neighbours", True, off=False, changes="reading"),
+    "parents": Switch("ranking.parent_tokens", 400, off=0, changes="reading"),
+    "order": Switch("ranking.prompt_order", "ends", off="best_last", changes="reading"),
     "cache": Switch(
         f"{HEADER}Cache-Control",
         None,
@@ -91,9 +102,9 @@ class Chosen:
     label: str
     switch: Switch
 
-    def on(self, others: Sequence[Chosen]) -> Way:
-        """A request with it on, and the `others` off."""
-        return baseline([other for other in others if other is not self]) | self.switch.way(self.switch.on)
+    def on(self) -> Way:
+        """A request with it on, and all others off."""
+        return all_off() | self.switch.way(self.switch.on)
 
 
 def chosen(text: str) -> Chosen:
@@ -115,9 +126,9 @@ def by_default() -> list[str]:
     return [name for name, switch in SWITCHES.items() if not (switch.asks_model or switch.settings or switch.needs)]
 
 
-def baseline(switches: Sequence[Chosen]) -> Way:
-    """A request with all of them off."""
-    return reduce(Way.__or__, (one.switch.way(one.switch.off) for one in switches), Way())
+def all_off() -> Way:
+    """A request with every switch off, also those that nobody chose: the gateway may be configured to do it."""
+    return reduce(Way.__or__, (switch.way(switch.off) for switch in SWITCHES.values()))
 
 
 def settings_of(switches: Sequence[Chosen]) -> dict[str, object]:

@@ -158,5 +158,6 @@ def test_a_judge_that_is_not_there_is_said_so(tmp_path: Path, capsys: pytest.Cap
 def test_a_running_gateway_that_is_not_there_is_said_so(
     command: object, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main([*arguments, "--gateway", "http://127.0.0.1:1"]) == 1  # type: ignore[attr-defined]
+    data_and_set = arguments[:4]
+    assert command.main([*data_and_set, "--gateway", "http://127.0.0.1:1"]) == 1  # type: ignore[attr-defined]
     assert "error: POST http://127.0.0.1:1/" in capsys.readouterr().err

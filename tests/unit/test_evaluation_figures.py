@@ -236,6 +236,18 @@ def test_the_best_threshold_for_a_cost() -> None:
     assert (same.answerable, same.unanswerable) == pytest.approx((quarter.answerable, quarter.unanswerable))
 
 
+def test_a_cost_may_be_spent_to_the_last_question() -> None:
+    # 2 of 40 are exactly 5 %; 1 - 38/40 is a little more in floating point.
+    answerable = {str(i): 0.1 if i < 2 else 0.9 for i in range(40)}
+    point = at_cost(answerable, {"x": 0.2}, 0.05)
+    assert (point.answerable, point.unanswerable) == pytest.approx((0.05, 1))
+
+
+def test_of_thresholds_that_refuse_as_many_the_cheapest_is_taken() -> None:
+    point = at_cost({"a": 0.3, "b": 0.5, "c": 0.7, "d": 0.9}, {"x": 0.1, "y": 0.2}, 0.5)
+    assert (point.threshold, point.answerable, point.unanswerable) == pytest.approx((0.3, 0, 1))
+
+
 def test_the_curve_goes_from_none_to_all() -> None:
     wrong, right, thresholds = curve(ANSWERABLE, UNANSWERABLE)
     assert (wrong[0], right[0]) == (0, 0)

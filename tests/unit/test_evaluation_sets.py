@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
+import msgspec
 import pytest
 
-from evaluation import known_items, report, runs
+from contracts.types import ModelCard
+from evaluation import ablation, answerability, answers, known_items, report, retrieval, runs
 from evaluation.answers import asked
-from evaluation.judging import GRADES, LexicalJudge, Rated, agreement, grade_of, rated_answers, score_of
+from evaluation.comparing import differing, line
+from evaluation.configured import configured
+from evaluation.gateway import FindingFailed, require_own
+from evaluation.judging import (
+    GRADES,
+    LexicalJudge,
+    Rated,
+    agreement,
+    grade_of,
+    judges_of,
+    rated_answers,
+    score_of,
+)
 from evaluation.runs import Run, earlier, load, new_name, save
 from evaluation.sets import SAMPLE_FOLDER, EvaluationSet, Question, SetError, open_set
+from evaluation.stack import StackError, running
 from setup_milvus.datasets import Document, Tally
 from tests.support.beir import gzipped
+from tests.support.processes import Service
 
 CORPUS = [
     {"_id": "d1", "title": "Comet", "text": "A comet was seen.", "metadata": {}},
@@ -156,6 +175,56 @@ def test_the_newest_of_each_setup_before_a_run(tmp_path: Path) -> None:
     assert [run.name[-1] for run in found] == ["3", "2"]
 
 
+@pytest.mark.parametrize("asked", [{"passages": 30}, {"corpus": "b"}, {"top_k": 3}, {"foreign": "x"}])
+def test_runs_that_were_asked_for_something_else_are_not_compared(asked: dict[str, object], tmp_path: Path) -> None:
+    values = {"a": 0.5, "b": 1.0}
+    common = {"passages": 100, "corpus": "a", "top_k": 5, "foreign": None}
+    save(a_run("20260101T000000.000-1", "dense", values, **{**common, **asked}), tmp_path)
+    save(a_run("20260102T000000.000-2", "dense", {"x": 0.5, "y": 1.0}, **common, fusion="other questions"), tmp_path)
+    new = a_run("20260103T000000.000-3", "dense", values, **common)
+    assert earlier(new, tmp_path) == []
+
+
+def test_a_comparison_says_what_was_set_otherwise(tmp_path: Path) -> None:
+    values = {"a": 0.5, "b": 1.0}
+    old = a_run("20260101T000000.000-1", "dense", values, fusion="ranks", encoder="e")
+    save(old, tmp_path)
+    new = a_run("20260102T000000.000-2", "hybrid", values, fusion="scores", encoder="e", rerank_prior=2.0)
+    assert earlier(new, tmp_path) == [old]
+    assert differing(old, new) == "fusion ranks, not scores; rerank_prior –, not 2.0"
+    said = line(old, new, "ndcg@10")
+    assert said is not None
+    assert said.endswith("against small dense of 2026-01-01 00:00 (fusion ranks, not scores; rerank_prior –, not 2.0)")
+    assert line(old, new, "f1") is None
+    assert "had fusion ranks, not scores" in report.rendered(new, [old])
+
+
+def test_a_run_says_how_its_gateway_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHAROS_FUSION", "ranks")
+    monkeypatch.setenv("PHAROS_RERANK_PRIOR", "0.5")
+    card = ModelCard("models/e", 8, 256, "g", 512, "simulated", reranker="r")
+    int8 = msgspec.structs.replace(card, encoder_backend="openvino-int8")
+    said = configured(card, card, {"min_score": 0.4})
+    assert said.items() >= {"encoder": "e", "fusion": "ranks", "rerank_prior": 0.5, "min_score": 0.4}.items()
+    assert "passages_encoder" not in said
+    assert configured(card, int8, {})["passages_encoder"] == "e_openvino-int8"
+    assert said["rerank"] is True
+    monkeypatch.setenv("PHAROS_RERANK", "off")
+    assert configured(card, card, {})["rerank"] is False
+
+
+def test_more_similar_to_what_cannot_be_answered_is_worse() -> None:
+    def run(name: str, by: float) -> Run:
+        figures = {str(i): {"similarity_answerable": 0.2 + by} for i in range(20)}
+        figures |= {f"no {i}": {"similarity_unanswerable": 0.1 + by} for i in range(20)}
+        setup = {"kind": "answerability", "set": "small", "split": "dev", "mode": "dense"}
+        return Run(name, setup, {}, figures, {})
+
+    page = report.rendered(run("20260102T000000.000-2", 0.3), [run("20260101T000000.000-1", 0)])
+    assert page.count('class="number better">+0.300') == 2  # of what can be answered, here and among earlier runs
+    assert page.count('class="number worse">+0.300') == 1
+
+
 def test_the_page_shows_the_difference_and_escapes_what_people_wrote() -> None:
     values = {str(i): 0.2 for i in range(30)}
     old = a_run("20260101T000000.000-1", "dense", values)
@@ -222,6 +291,95 @@ async def test_agreement_with_people() -> None:
     assert opposite.unrated == 1
     assert opposite.kappa < 0 < same.spearman
     assert opposite.people == same.people
+
+
+async def test_where_nothing_can_be_compared_that_is_said() -> None:
+    none = await agreement(Scripted(None, None), [Rated("?", (), "", (4, 3)), Rated("?", (), "", (1, 1))])
+    assert (none.answers, none.unrated) == (0, 2)
+    assert "0 answers (2 without a rating): weighted kappa nan" in str(none)
+    alone = await agreement(Scripted(1, 0), [Rated("?", (), "", (4,)), Rated("?", (), "", (1,))])
+    assert alone.kappa == 1
+    assert "between two people nan" in str(alone)
+
+
+async def test_judges_of_one_model_at_two_places_are_two() -> None:
+    places = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]
+    options = argparse.Namespace(judges=[*places, places[0], "lexical"], judge_model="m", judge_key="PHAROS_JUDGE_KEY")
+    async with judges_of(options, "") as judges:
+        assert list(judges) == [f"m at {places[0]}", f"m at {places[1]}", "lexical"]
+
+
+def test_a_judge_that_cannot_be_asked_is_known_before_any_question_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m"]
+    place = ["--data", str(data), "--set", "small", "--runs", str(tmp_path / "runs")]
+    # Nothing is there either to answer the questions: what is said shows which was asked first.
+    assert answers.main([*place, *GATEWAY, *judge]) == 1
+    assert capsys.readouterr().err == "error: Connection error.\n"
+
+
+def test_a_set_without_gold_answers_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gzipped(data / "small" / "queries.dev.jsonl.gz", [{"_id": "q1", "text": "Who?"}])
+    assert answers.main(["--data", str(data), "--set", "small", "--runs", str(tmp_path / "runs"), *GATEWAY]) == 1
+    assert "error: small has no question with a gold answer" in capsys.readouterr().err
+
+
+def test_one_gold_answer_may_be_a_string_and_a_number_is_none(data: Path) -> None:
+    queries = data / "small" / "queries.dev.jsonl.gz"
+    gzipped(queries, [{"_id": "q1", "text": "Where?", "metadata": {"answers": "Paris"}}])
+    assert open_set(data, "small").questions[0].answers == ("Paris",)
+    for wrong in (41, [41]):
+        gzipped(queries, [{"_id": "q1", "text": "How much?", "metadata": {"answers": wrong}}])
+        with pytest.raises(SetError, match=r"question q1: its gold answers are .*41"):
+            open_set(data, "small")
+
+
+def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('loading'); raise SystemExit('no such reranker: tpyo')"]
+    service = Service("app_llm", command, "http://127.0.0.1:1", tmp_path / "log", {})
+    with (
+        pytest.raises(StackError, match=r"^app_llm does not start \(.*log\): no such reranker: tpyo$"),
+        running(service, lambda _: False),
+    ):
+        pass
+
+
+GATEWAY = ["--gateway", "http://127.0.0.1:1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (retrieval, [*GATEWAY, "--recreate"], "--recreate says nothing to a gateway that runs already"),
+        (retrieval, [*GATEWAY, "--language", "korean"], "--language says nothing"),
+        (ablation, [*GATEWAY, "--passages-by", "http://x"], "--passages-by says nothing"),
+        (answerability, [*GATEWAY, "--model-service", "http://x"], "--model-service says nothing"),
+        (answers, [*GATEWAY, "--milvus", "http://x"], "--milvus says nothing"),
+        (answers, [*GATEWAY, "--min-score", "0"], "--min-score says nothing"),
+        (answers, [*GATEWAY, "--engine", "vllm"], "--engine says nothing"),
+        (retrieval, ["--concurrent", "0"], "--concurrent: '0' is no number of 1 or more"),
+        (ablation, ["--at-once", "1", "0"], "--at-once: '0' is no number of 1 or more"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    command: ModuleType, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(arguments)
+    assert said in capsys.readouterr().err
+
+
+def test_a_running_gateway_cannot_be_given_caches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablation.main([*GATEWAY, "--switch", "cache"]) == 1
+    assert "error: cache needs a gateway of our own, started with PHAROS_CACHE_VECTORS" in capsys.readouterr().err
+
+
+def test_another_sets_documents_are_no_result() -> None:
+    require_own("small", {"d1"}, ["x", "d1"])
+    for found in (["x", "y"], []):
+        with pytest.raises(FindingFailed, match="no question found a document of small: is it this set"):
+            require_own("small", {"d1"}, found)
 
 
 async def test_kappa_by_hand() -> None:

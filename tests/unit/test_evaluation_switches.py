@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from app.ranking.options import RankingOptions
 from app.routes.ask import AskBody
 from app.routes.questions import QuestionBody
 from app.routes.search import SearchBody
@@ -17,7 +18,7 @@ from evaluation.ablation_table import rendered, waited
 from evaluation.ranking import repeats
 from evaluation.runs import Run
 from evaluation.sets import Question, evenly
-from evaluation.switches import NOTHING, SWITCHES, SwitchError, Way, baseline, merged
+from evaluation.switches import NOTHING, SWITCHES, SwitchError, Way, all_off, merged
 from evaluation.turns import in_turns, waits
 
 
@@ -25,7 +26,7 @@ def test_every_switch_is_something_that_a_request_may_say() -> None:
     for name in SWITCHES:
         one = switches.chosen(name)
         body: type[QuestionBody] = SearchBody if one.switch.changes == "ranking" else AskBody
-        for way in (baseline([one]), one.on([one])):
+        for way in (all_off(), one.on()):
             body.model_validate({"question": "Who?", **way.fields})
         assert one.switch.settings.keys() <= Settings.model_fields.keys()
 
@@ -33,16 +34,31 @@ def test_every_switch_is_something_that_a_request_may_say() -> None:
 def test_a_switch_is_on_while_the_others_are_off() -> None:
     wanted = [switches.chosen(name) for name in ("rerank", "mmr=0.5", "cache")]
     rerank, mmr, cache = wanted
-    stored = {"Cache-Control": "no-store"}
-    assert baseline(wanted) == Way({"rerank": False}, stored)
-    assert rerank.on(wanted) == Way({"rerank": True}, stored)
-    assert mmr.on(wanted) == Way({"rerank": False, "ranking": {"mmr_lambda": 0.5}}, stored)
-    assert cache.on(wanted) == Way({"rerank": False})
-    assert switches.chosen(NOTHING).on(wanted) == baseline(wanted)
+    off = all_off()
+    assert off.headers == {"Cache-Control": "no-store"}
+    assert rerank.on() == Way({**off.fields, "rerank": True}, off.headers)
+    assert mmr.on() == Way(merged(off.fields, {"ranking": {"mmr_lambda": 0.5}}), off.headers)
+    assert cache.on() == Way(off.fields, {"Cache-Control": None})
+    assert switches.chosen(NOTHING).on() == off
     assert switches.settings_of(wanted).keys() == cache.switch.settings.keys()
     assert merged({"ranking": {"min_score": 0.1}}, {"ranking": {"mmr_lambda": 0.5}}) == {
         "ranking": {"min_score": 0.1, "mmr_lambda": 0.5}
     }
+
+
+def test_off_is_off_whatever_the_gateway_is_configured_to_do() -> None:
+    configured = {
+        "min_score": 0.5,
+        "half_life_days": 30,
+        "duplicates_above": 0.5,
+        "mmr_lambda": 0.5,
+        "join_neighbours": True,
+        "parent_tokens": 100,
+        "prompt_order": "ends",
+    }
+    body = AskBody.model_validate({"question": "Who?", **all_off().fields})
+    assert RankingOptions.model_validate(configured).overridden(body.ranking) == RankingOptions()
+    assert (body.self_query, body.rerank, body.expand) == (False, False, "off")
 
 
 def test_values_are_json_or_words() -> None:
