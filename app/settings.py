@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     rerank_prior: float = Field(
         2.0,
         ge=0,
-        le=4,
+        le=20,
         description="What the search's order counts beside the reranker's scores (docs/reranking.md); 0: nothing.",
     )
     rerank_batch_pairs: int = Field(

@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hold-out-first", type=int, default=0, metavar="N", help="instead: what the first N questions are about")
     add("--candidates", type=_positive, default=50, help="passages a question is searched for (default: %(default)s)")
     add("--validation-candidates", type=_positive, default=50, help="of them reranked (default: %(default)s)")
-    add("--prior", type=float, default=2.0, help="as PHAROS_RERANK_PRIOR, when validating (default: %(default)s)")
+    add("--prior", type=float, default=8.0, help="as PHAROS_RERANK_PRIOR, when validating (default: %(default)s)")
     add("--max-length", type=_positive, default=192, help="tokens of a pair, the model's window (default: %(default)s)")
     add("--epochs", type=float, default=recipe.epochs, help="default: %(default)s")
     add("--minutes", type=float, default=recipe.seconds / 60, help="of training at most (default: %(default)s)")
