@@ -58,7 +58,8 @@ class Middle:
         return () if narrowed else (Hit(CHUNKS[1], 0.9),)
 
     async def retrieve(self, question: Question) -> Retrieved:
-        return Retrieved(self.hits(question), 0.9, 0.0, 0.0, 0.0, "dense")
+        hits = self.hits(question)
+        return Retrieved(hits, hits, 0.9, 0.0, 0.0, 0.0, "dense")
 
     async def explain(self, question: Question) -> Explained:
         return Explained(Ranking("dense", self.hits(question), 0.0, 0.0), 0.0, 0.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.expansion import (
@@ -80,13 +82,15 @@ def test_a_line_that_is_being_written_is_not_used() -> None:
 
 
 @given(st.text(), st.integers(1, 5))
+@example("\u2f00", 1)
 def test_whatever_is_said_gives_lines_that_can_be_searched(said: str, count: int) -> None:
     phrasings = phrasings_of(said, QUESTION, count)
     assert len(phrasings) <= count
     assert len({text.casefold() for text in phrasings}) == len(phrasings)
     for text in phrasings:
         assert text == text.strip()
-        assert any(c.isalnum() or c == "_" for c in text)
+        # Composed as when they are compared: the radical \u2f00 is a symbol, and the character that it stands for a word.
+        assert any(c.isalnum() or c == "_" for c in unicodedata.normalize("NFKC", text))
         assert not set(text) & set("\x00\r\n\t")
         # Said again, it is the same: nothing is left of the list's marks.
         assert phrasings_of(text, QUESTION, 1) in ((text,), ())
