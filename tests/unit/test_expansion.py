@@ -89,7 +89,7 @@ def test_whatever_is_said_gives_lines_that_can_be_searched(said: str, count: int
     assert len({text.casefold() for text in phrasings}) == len(phrasings)
     for text in phrasings:
         assert text == text.strip()
-        # Composed as when they are compared: the radical \u2f00 is a symbol, and the character that it stands for a word.
+        # Composed, as they are compared: the radical \u2f00 is a symbol, and the character it stands for is a word.
         assert any(c.isalnum() or c == "_" for c in unicodedata.normalize("NFKC", text))
         assert not set(text) & set("\x00\r\n\t")
         # Said again, it is the same: nothing is left of the list's marks.
