@@ -111,9 +111,7 @@ class Expander:
             else:
                 texts, queued = await self._passages(question.text, terms)
         except BEARABLE as failure:
-            if must or time.monotonic() >= deadline:
-                raise
-            self._survival.survived(failure)
+            self._survival.survived(failure, must=must, deadline=deadline)
             return Expanded(Expansion(mode, (), failure.code), 0.0, time.monotonic() - began)
         self._survival.went_well()
         skipped = None if texts else NOTHING_USABLE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -77,9 +76,7 @@ class Reranking:
         try:
             there = bool(await self._served())
         except BEARABLE as failure:
-            if asked:
-                raise
-            self._survival.survived(failure)
+            self._survival.survived(failure, must=bool(asked))
             return None
         if asked and not there:
             raise InvalidRequest("rerank: no reranker is served (PHAROS_LLM_RERANKER_MODEL).")
@@ -101,9 +98,7 @@ class Reranking:
             served = await self._reranker.served(pairs, deadline=deadline)
         except BEARABLE as failure:
             # A deadline that the queue would not meet leaves time for an answer in the search's order.
-            if must or (deadline is not None and time.monotonic() >= deadline):
-                raise
-            self._survival.survived(failure)
+            self._survival.survived(failure, must=must, deadline=deadline)
             return None
         self._survival.went_well()
         scores = with_prior(served.value.scores.tolist(), self._prior)

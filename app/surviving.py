@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from app.errors import PharosError
@@ -18,8 +19,11 @@ class Survival:
         self._count = count
         self._failing = False
 
-    def survived(self, failure: PharosError) -> None:
-        """A question has gone on without the step."""
+    def survived(self, failure: PharosError, *, must: bool = False, deadline: float | None = None) -> None:
+        """A question goes on without the step. Raises `failure` where it insists on the step (`must`), or is past its
+        `deadline`, a `time.monotonic()` instant: then nothing is left to go on for."""
+        if must or (deadline is not None and time.monotonic() >= deadline):
+            raise failure
         self._count(failure.code)
         if not self._failing:
             self._failing = True

@@ -22,7 +22,7 @@ from contracts.types import SearchMode
 from evaluation import ablation_table, commands, options, report, runs, switches
 from evaluation.answer_figures import Reply
 from evaluation.answer_figures import figures_of as answer_figures
-from evaluation.answers import GATEWAY_SETTINGS, asked
+from evaluation.answers import GATEWAY_SETTINGS, asked, require_own_sources
 from evaluation.asking import HttpAsker
 from evaluation.finding import Found, HttpFinder
 from evaluation.gateway import require_own
@@ -119,18 +119,13 @@ def readings(chosen: argparse.Namespace, one: EvaluationSet, mode: SearchMode, u
         async with HttpAsker(url, body, way.headers) as opened:
             yield opened.ask
 
-    def of_this_set(replies: Iterable[Reply]) -> None:
-        shown = {document for reply in replies for document in reply.documents}
-        if shown:
-            require_own(one.name, keys, shown)
-
     return Kind(
         "reading",
         questions,
         asker,
         lambda replies: {id: figures_of_one(id, reply) for id, reply in replies.items()},
         lambda reply: {"answer": reply.answer, "sources": reply.sources},
-        of_this_set,
+        lambda replies: require_own_sources(one, replies),
     )
 
 

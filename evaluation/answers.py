@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from contracts.types import SearchMode
@@ -41,6 +41,14 @@ def asked(chosen: EvaluationSet, limit: int | None) -> tuple[Question, ...]:
     return evenly(known, limit)
 
 
+def require_own_sources(chosen: EvaluationSet, replies: Iterable[Reply]) -> None:
+    """Raise FindingFailed where no reply shows a document of the set. Where all questions are refused nothing is shown,
+    and the figures say so."""
+    shown = {document for reply in replies for document in reply.documents}
+    if shown:
+        require_own(chosen.name, chosen.keys(), shown)
+
+
 async def evaluate(
     asker: HttpAsker,
     chosen: EvaluationSet,
@@ -53,9 +61,7 @@ async def evaluate(
     started = time.monotonic()
     replies = await of_each(asker.ask, questions, concurrent)
     seconds = time.monotonic() - started
-    shown = {document for reply in replies.values() for document in reply.documents}
-    if shown:  # where all is refused nothing is shown, and the figures say so
-        require_own(chosen.name, chosen.keys(), shown)
+    require_own_sources(chosen, replies.values())
     figures = {question.id: figures_of(question, replies[question.id]) for question in questions}
     claiming = [question for question in questions if not _refused(figures[question.id])]
     for name, judge in judges.items():
