@@ -80,8 +80,8 @@ class Api:
         raise AssertionError(f"{expression}: no series after {seconds} s; targets: {targets}")
 
     def wait_for_scrapes(self, count: int = 2, seconds: float = 60) -> None:
-        """Wait until every target that has a fixed address has been scraped `count` times more from now on, so that
-        `rate()` has a value. Prometheus takes up its targets some 5 s after its start."""
+        """Wait until every target that has a fixed address has been scraped, and `count` times more from now on, so
+        that `rate()` has a value. Prometheus takes up its targets some 5 s after its start."""
         last: dict[tuple[str, str], str] = {}
         seen = dict.fromkeys(self._fixed_targets(), -1)
         deadline = time.monotonic() + seconds

@@ -73,3 +73,16 @@ def test_without_an_address_there_is_no_handler() -> None:
 )
 def test_lokis_address_is_its_hosts_or_the_whole(given: str, address: str) -> None:
     assert push_url(settings(loki_url=given).loki_url) == address
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("loki:3100", "must be like http://HOST:3100"),
+        ("ftp://loki:3100", "must be like http://HOST:3100"),
+        ("http://me:pass-word@loki:3100", "has a user in it"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(given: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        settings(loki_url=given)
