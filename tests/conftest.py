@@ -13,6 +13,15 @@ from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import Service
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes run the tests (`make test`), a file's tests stay in one, since they share services; and so do
+    all that need real vLLM or Milvus Standalone, of which this machine bears one (Standalone has a fixed port)."""
+    for item in items:
+        real = item.path.parent.name in ("contract", "e2e") or "standalone" in item.nodeid
+        item.add_marker(pytest.mark.xdist_group("real services" if real else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the services' output goes."""
