@@ -30,7 +30,7 @@ ingest: ## load a data set into a running Pharos: make ingest DATASET=file.csv [
 test: ## set up and run every test
 	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m launch.install dev backends
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
+	$(PY) -m pytest --numprocesses 2 $(TESTS)
 
 MINUTES ?= 10
 soak: ## a mix of all behaviours for MINUTES=10 against a simulated stack of its own; fails when anything grows

