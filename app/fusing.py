@@ -13,41 +13,31 @@ WORDS_SHARE = 0.3
 """What BM25 counts in a hybrid search, and the cosine the rest. Best or next to it on each of four sets
 (docs/evaluation.md)."""
 
-UNSEEN_SHARE = 0.7
-"""What a passage outside a cut sparse leg is taken to have, as a share of that leg's last: it has between nothing and
-as much as that. With this share 20 of each leg do nearly as well as 100 (docs/decisions/0010-hybrid-search.md)."""
-
 RRF_K = 60
 """Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods"
 (SIGIR 2009)."""
 
 
 def hybrid(
-    dense: Mapping[str, float],
-    sparse: Mapping[str, float],
-    similarities: Mapping[str, float],
-    fusion: Fusion,
-    *,
-    cut: bool = False,
+    dense: Mapping[str, float], sparse: Mapping[str, float], similarities: Mapping[str, float], fusion: Fusion
 ) -> dict[str, float]:
     """Every passage of the two legs (id → cosine, id → BM25, each best first) once with its fused score, best first.
-
-    `similarities` are the cosines of those that are in `sparse` alone. `cut` is whether `sparse` ends where the search
-    did, so that other passages may have some of the words too; otherwise they have none.
-    """
-    if fusion == "ranks":
-        return reciprocal_ranks((dense, sparse))
-    unseen = UNSEEN_SHARE * min(sparse.values(), default=0.0) if cut else 0.0
-    return _by_scores({**similarities, **dense}, sparse, unseen)
+    `similarities` are the cosines of those that are in `sparse` alone."""
+    return reciprocal_ranks((dense, sparse)) if fusion == "ranks" else _by_scores(dense, sparse, similarities)
 
 
-def _by_scores(nearness: Mapping[str, float], sparse: Mapping[str, float], unseen: float) -> dict[str, float]:
+def _by_scores(
+    dense: Mapping[str, float], sparse: Mapping[str, float], similarities: Mapping[str, float]
+) -> dict[str, float]:
     """A convex combination of the cosine and of BM25 as a share of the question's best (Bruch, Gai and Ingber, "An
     analysis of fusion functions for hybrid retrieval", TOIS 2023): how far the first is ahead of the second counts, of
-    which ranks know nothing. What `sparse` has not counts as `unseen`."""
+    which ranks know nothing. What the sparse leg has not among its best counts as without the words."""
     best = max(sparse.values(), default=0.0)
     share = WORDS_SHARE / best if best > 0 else 0.0
-    return _best_first({id: (1 - WORDS_SHARE) * near + share * sparse.get(id, unseen) for id, near in nearness.items()})
+    nearness = {**similarities, **dense}
+    return _best_first(
+        {id: (1 - WORDS_SHARE) * nearness[id] + share * sparse.get(id, 0.0) for id in {**sparse, **dense}}
+    )
 
 
 def reciprocal_ranks(rankings: Iterable[Iterable[str]], k: int = RRF_K) -> dict[str, float]:

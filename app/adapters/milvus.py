@@ -124,7 +124,7 @@ class MilvusStore:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         legs = zip(near.result(), worded.result(), words, queries.vectors, by, strict=True)
-        fused = [hybrid_hits(*own, self._fusion, depth, limit, with_vector=with_vectors) for own in legs]
+        fused = [hybrid_hits(*own, self._fusion, limit, with_vector=with_vectors) for own in legs]
         return Found("hybrid", fused, manifest.encoder)
 
     def _say_that_there_are_no_terms(self) -> None:

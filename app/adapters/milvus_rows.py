@@ -44,14 +44,13 @@ def hybrid_hits(
     searched: NDArray[np.float32],
     asked: NDArray[np.float32] | None,
     fusion: Fusion,
-    depth: int,
     limit: int,
     *,
     with_vector: bool,
 ) -> list[Hit]:
-    """The best `limit` of a search by the vector `searched` and one by words, as one; each was asked for `depth`. All
-    must bring terms along, those by words vectors, and those by the vector too where `with_vector`, or where `asked`
-    is: the question's own vector, if that is not the one searched by.
+    """The best `limit` of a search by the vector `searched` and one by words, as one. All must bring terms along,
+    those by words vectors, and those by the vector too where `with_vector`, or where `asked` is: the question's own
+    vector, if that is not the one searched by.
 
     Only what is handed over is made into hits: a question has ten times as many candidates.
     """
@@ -59,7 +58,7 @@ def hybrid_hits(
     nearness = {row["id"]: float(row["distance"]) for row in near}
     others = {row["id"]: float(_stored(row["entity"]) @ searched) for row in worded if row["id"] not in nearness}
     by_words = {row["id"]: _bm25(row) for row in worded}
-    fused, place = hybrid(nearness, by_words, others, fusion, cut=len(worded) >= depth), places(nearness, by_words)
+    fused, place = hybrid(nearness, by_words, others, fusion), places(nearness, by_words)
     hits = []
     for id, score in islice(fused.items(), limit):
         entity = rows[id]["entity"]

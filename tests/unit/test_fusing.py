@@ -48,18 +48,6 @@ def test_how_far_the_first_is_ahead_counts_by_score_and_not_by_rank() -> None:
     assert list(hybrid(dense, sparse, {}, "ranks")) == ["a", "b"], "a tie, which the first leg decides"
 
 
-def test_outside_a_cut_sparse_leg_there_are_words_too_but_fewer() -> None:
-    dense, sparse, others = {"a": 0.5, "b": 0.4}, {"b": 20.0, "c": 10.0}, {"c": 0.48}
-    cut = hybrid(dense, sparse, others, "scores", cut=True)
-    assert cut == pytest.approx({"b": 0.7 * 0.4 + 0.3, "c": 0.7 * 0.48 + 0.15, "a": 0.7 * 0.5 + 0.7 * 0.15})
-    assert list(cut) == ["b", "c", "a"]
-    whole = hybrid(dense, sparse, others, "scores")
-    assert whole["a"] == pytest.approx(0.7 * 0.5), "the search by words had room for it: it has none of them"
-    assert {id: score for id, score in whole.items() if id != "a"} == {id: cut[id] for id in "bc"}
-    assert hybrid({"a": 0.5}, {}, {}, "scores", cut=True) == pytest.approx({"a": 0.35})
-    assert hybrid(dense, sparse, others, "ranks", cut=True) == hybrid(dense, sparse, others, "ranks")
-
-
 @pytest.mark.parametrize("fusion", ["scores", "ranks"])
 def test_with_one_leg_the_order_is_its(fusion: Fusion) -> None:
     ranking = {"a": 0.3, "b": 0.2, "c": -0.1}
