@@ -17,7 +17,8 @@ from tests.support.processes import Service
 
 class ByServices(LoadScopeScheduling):  # type: ignore[misc]
     """Where two processes run the tests (`make test`), a file's tests stay in one, since they share services; and so do
-    all that need real vLLM or Milvus Standalone, of which a machine bears one (Standalone has a fixed port)."""
+    all that need real vLLM or Milvus Standalone, of which a machine bears one (Standalone has a fixed port). Not by
+    xdist's `loadgroup`: with pytest 9.2 its marks group nothing."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
