@@ -60,8 +60,8 @@ class Sender:
     """`put` may be called by any thread, also in a signal handler: it appends to a deque and sometimes puts into a
     SimpleQueue, both of which are re-entrant. Everything else is done by the sender's own thread, which it starts.
 
-    What overflows is the oldest. `put` does not count it, which would take a lock: the sender does, by the gaps in the
-    numbers of the records that are left.
+    What overflows is the oldest. `put` does not count it, which would take a lock: the sender does, by the numbers of
+    the records that it gets.
     """
 
     def __init__(self, lines: Lines, emitter: LokiPush, registry: CollectorRegistry, limits: Limits = USUAL) -> None:
@@ -87,9 +87,10 @@ class Sender:
         telemetry.LOKI_QUEUED.gauge(registry).set_function(self.waiting)
         self._queue: deque[tuple[int, Entry]] = deque(maxlen=self._limits.queue_records)
         self._numbers = itertools.count()
-        self._next = 0  # the number that comes next unless something has overflowed
-        self._late = 0  # records that came after one with a higher number, and had been taken for lost
-        self._full = False  # the queue has been full, so that gaps are losses
+        self._next = 0  # after the highest number taken out of the queue
+        self._taken = 0  # so many were taken out of it
+        self._overflowed = 0  # so many were counted as lost
+        self._full = False  # the queue has been full, so that missing numbers are losses
         self._in_hand = 0
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._wake_at = _NEVER
@@ -152,7 +153,12 @@ class Sender:
         self._leave()
 
     def _leave(self) -> None:
-        if (left := self.waiting()) and not self._over:
+        if self._over:
+            return
+        while self._pop() is not None:
+            pass
+        self._count_overflow()
+        if left := self._in_hand:
             self._drop(SHUTDOWN, left)
             log.warning("%d log records did not reach Loki before the end", left)
         self._over = True
@@ -179,31 +185,36 @@ class Sender:
         batch: list[Line] = []
         size = 0
         while len(batch) < self._limits.batch_records and size < self._limits.batch_bytes:
-            try:
-                number, entry = self._queue.popleft()
-            except IndexError:
-                self._full = False
+            if (entry := self._pop()) is None:
                 break
-            self._in_hand += 1
-            self._count_gap(number)
-            self._next = max(self._next, number + 1)
             line = self._lines.line(entry)
             batch.append(line)
             size += len(line.text)
             if len(batch) % _SLICE == 0:
                 time.sleep(0)
+        self._count_overflow()
         return batch
 
-    def _count_gap(self, number: int) -> None:
-        """`number` is the oldest in the queue: what is missing before it has overflowed."""
-        if number < self._next:
-            # Logged in a signal handler, in the middle of a `put`: it is late, and not lost.
-            self._late += self._full
-            return
-        lost = number - self._next - self._late if self._full else 0
-        self._late = max(0, -lost)
-        self._next = number
-        self._drop(QUEUE_FULL, max(0, lost))
+    def _pop(self) -> Entry | None:
+        try:
+            number, entry = self._queue.popleft()
+        except IndexError:
+            return None
+        self._in_hand += 1
+        self._taken += 1
+        self._next = max(self._next, number + 1)
+        return entry
+
+    def _count_overflow(self) -> None:
+        """Numbers below the highest that never came have overflowed.
+
+        One may still come, which was logged by a thread or under a signal handler that had its turn in the middle of a
+        `put`. Then one too many is counted, and one too few the next time.
+        """
+        lost = self._next - self._taken - self._overflowed
+        if self._full and lost > 0:
+            self._overflowed += lost
+            self._drop(QUEUE_FULL, lost)
 
     def _deliver(self, batch: list[Line]) -> bool:
         """Send `batch`, for as long as it takes. False: the process ends, and Loki is away."""
@@ -232,7 +243,8 @@ class Sender:
             self._say_away(type(exc).__name__)
             return self._backoff(failures)
         if answer.status in (200, 204):
-            self._sent.inc(records)
+            if not self._over:  # else it came too late, and counts as dropped
+                self._sent.inc(records)
             self._say_back()
             return None
         if answer.status in _RETRIED:
@@ -263,10 +275,7 @@ class Sender:
         while self._stop_by is None and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=min(left, 1.0))
-            before = self._next
-            with contextlib.suppress(IndexError):
-                self._count_gap(self._queue[0][0])
-            if self._next > before and self._full:
+            if len(self._queue) == self._limits.queue_records and self._queue[0][0] > self._next:
                 return True
         return False
 

@@ -7,6 +7,7 @@ stricter: labels and fields must be those of contracts/telemetry.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import re
@@ -44,11 +45,12 @@ LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """What the next push is answered with; `hang` keeps it waiting until the server is stopped."""
+    """What the next push is answered with; after `seconds`; `hang` keeps it waiting until the server is stopped."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class LokiServer:
                     key = json.dumps(line.labels)
                     self._newest[key] = max(self._newest.get(key, 0), line.ns)
             self._changed.notify_all()
-        return Say(status, say.headers, say.hang)
+        return dataclasses.replace(say, status=status)
 
     def _wrong(self, what: str) -> None:
         self.violations.append(what)
@@ -258,6 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         say = self.server.loki.take(self.command, self.path, headers, body)
+        time.sleep(say.seconds)
         if say.hang:
             self.server.ended.wait()
             self.close_connection = True
