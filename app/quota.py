@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -28,17 +28,18 @@ class ApiKey(BaseModel):
 class _Bucket:
     """Holds at most what flows in within a minute."""
 
-    def __init__(self, per_minute: int | None) -> None:
+    def __init__(self, per_minute: int | None, clock: Callable[[], float]) -> None:
         self._capacity = per_minute
         self._content = float(per_minute or 0)
-        self._filled = time.monotonic()
+        self._clock = clock
+        self._filled = clock()
 
     def take(self, amount: float) -> float:
         """Take `amount` if the bucket holds it, or, when it never could, if it is full. Seconds until it would: 0 when
         it has been taken."""
         if self._capacity is None:
             return 0.0
-        now = time.monotonic()
+        now = self._clock()
         per_second = self._capacity / 60
         self._content = min(self._capacity, self._content + (now - self._filled) * per_second)
         self._filled = now
@@ -57,10 +58,10 @@ class _Bucket:
 class Quota:
     """The budget of one key."""
 
-    def __init__(self, name: str, key: ApiKey) -> None:
+    def __init__(self, name: str, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self._requests = _Bucket(key.requests_per_minute)
-        self._tokens = _Bucket(key.tokens_per_minute)
+        self._requests = _Bucket(key.requests_per_minute, clock)
+        self._tokens = _Bucket(key.tokens_per_minute, clock)
 
     def use_request(self) -> None:
         """Raises QuotaExceeded."""

@@ -103,16 +103,18 @@ async def test_no_more_than_so_many_at_once_and_then_a_measured_retry_after() ->
     admitted.app.go_on.clear()
     running = [asyncio.ensure_future(admitted.ask()) for _ in range(2)]
     await asyncio.sleep(0)
+    began = time.monotonic()
     refusal = await admitted.refused(503, "overloaded")
     assert refusal.headers["retry-after"] == "7"  # nothing has been measured
     admitted.app.go_on.set()
     await asyncio.gather(*running)
+    took = time.monotonic() - began
     assert (await admitted.ask()).status == 200
-    # Both of them left within milliseconds of each other: that is what is measured now.
+    # Both of them left within so long, which is milliseconds where the machine goes on: that is what is measured now.
     admitted.app.go_on.clear()
     running = [asyncio.ensure_future(admitted.ask()) for _ in range(2)]
     await asyncio.sleep(0)
-    assert (await admitted.refused(503, "overloaded")).headers["retry-after"] == "1"
+    assert 1 <= int((await admitted.refused(503, "overloaded")).headers["retry-after"]) <= math.ceil(took)
     admitted.app.go_on.set()
     await asyncio.gather(*running)
 

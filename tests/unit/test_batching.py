@@ -12,6 +12,7 @@ import pytest
 from app.batching import Batcher, BatchLimits, Served
 from app.errors import DeadlineExceeded, Draining, Overloaded
 from tests.support.watching import Seen
+from tests.unit.timers import Timers
 
 LIMITS = BatchLimits(batch_items=8, queue_items=64)
 
@@ -187,11 +188,14 @@ async def test_a_deadline_that_passed_while_the_loop_was_busy_never_reaches_the_
     assert backend.batches == [[2]]
 
 
-async def test_a_deadline_that_passes_in_the_queue_or_in_the_backend_ends_the_wait() -> None:
+async def test_a_deadline_that_passes_in_the_queue_or_in_the_backend_ends_the_wait(timers: Timers) -> None:
     backend = Backend(open_gate=False)
     async with Batcher(backend, BatchLimits(1, 8)) as batcher:
-        served = asyncio.ensure_future(batcher.submit(1, deadline=time.monotonic() + 0.01))
-        queued = asyncio.ensure_future(batcher.submit(2, deadline=time.monotonic() + 0.01))
+        served = asyncio.ensure_future(batcher.submit(1, deadline=time.monotonic() + 60))
+        queued = asyncio.ensure_future(batcher.submit(2, deadline=time.monotonic() + 60))
+        await settle()
+        assert (backend.batches, batcher.queued) == ([[1]], 1)
+        timers.pass_by(60)
         outcomes = await asyncio.gather(served, queued, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded, DeadlineExceeded]
         await settle()
@@ -397,14 +401,15 @@ async def test_every_held_back_group_leaves_in_its_own_time() -> None:
 
 
 async def measured(batcher: Batcher[int, int], backend: Slots) -> list[asyncio.Task[Served[int]]]:
-    """Tasks of `batcher`, whose batches hold one item, after a second one has had to wait for the first."""
+    """Tasks of `batcher`, whose batches hold one item, after a second one has had to wait 50 ms or more for the first:
+    60 wait now."""
     tasks = await submitted(batcher, [1, 2])
     assert batcher.expected_wait() is None
-    time.sleep(0.002)  # noqa: ASYNC251  # a backend that takes that long
+    time.sleep(0.05)  # noqa: ASYNC251  # a backend that takes that long
     backend.finish()
     await settle()
     assert backend.batches == [[1], [2]]
-    return tasks + await submitted(batcher, range(3, 8))
+    return tasks + await submitted(batcher, range(100, 160))
 
 
 async def test_who_cannot_be_served_in_time_is_told_so_at_once() -> None:
@@ -414,9 +419,9 @@ async def test_who_cannot_be_served_in_time_is_told_so_at_once() -> None:
         tasks = await measured(batcher, backend)
         wait = batcher.expected_wait()
         assert wait is not None
-        assert wait >= 5 * 0.002
+        assert wait >= 60 * 0.05
         with pytest.raises(DeadlineExceeded, match="of work is waiting"):
-            await batcher.submit(9, deadline=time.monotonic() + wait / 2)
+            await batcher.submit(9, deadline=time.monotonic() + wait * 0.9)
         tasks.append(asyncio.ensure_future(batcher.submit(10, deadline=time.monotonic() + wait + 60)))
         await finished(backend, tasks)
         assert batcher.expected_wait() == 0

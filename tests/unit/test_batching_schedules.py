@@ -91,6 +91,7 @@ class Model:
     limits: BatchLimits
     items: list[Submit] = field(default_factory=list)
     tasks: list[asyncio.Task[Served[str]]] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
     unwanted: set[int] = field(default_factory=set)
     """Cancelled, or past their deadline."""
     unwanted_then: set[int] = field(default_factory=set)
@@ -168,7 +169,9 @@ class Model:
         assert not set(batch) & self.unwanted_then, "nobody waits for it any more"
         if not self.limits.max_wait_seconds:
             # Bounded overtaking: what waits in other groups waits behind no batch whose oldest item came later.
-            still = {i for i in self.waiting - self.unwanted if not self.tasks[i].done()}
+            # A deadline may pass without a `Stall` too, and its task learns of it a turn later.
+            now = time.monotonic()
+            still = {i for i in self.waiting - self.unwanted if self.deadlines[i] > now and not self.tasks[i].done()}
             assert all(min(batch) < i for i in still if self.items[i].group not in groups)
 
     async def play(self, step: Step) -> None:
@@ -176,6 +179,7 @@ class Model:
             deadline = time.monotonic() + SOON_SECONDS if step.soon else None
             index = len(self.items)
             self.items.append(step)
+            self.deadlines.append(math.inf if deadline is None else deadline)
             self.waiting.add(index)
             self.tasks.append(asyncio.ensure_future(self.submit(index, deadline)))
         elif isinstance(step, Cancel) and self.tasks:

@@ -111,9 +111,12 @@ def test_a_request_that_never_left_the_queue_says_how_long_it_waited() -> None:
     watch = KindWatch(Metrics(CollectorRegistry()), Stage.GENERATE)
     late = record(status=504, problem=Problem(504, "deadline_exceeded"))
     token = current_record.set(late)
-    watch.item_ended(time.monotonic() - 3, None)
+    arrived = time.monotonic() - 3
+    watch.item_ended(arrived, None)
     current_record.reset(token)
-    assert late.stage_seconds() == {Stage.QUEUE: pytest.approx(3, abs=0.5)}
+    stages = late.stage_seconds()
+    assert stages.keys() == {Stage.QUEUE}
+    assert 3 <= stages[Stage.QUEUE] <= time.monotonic() - arrived
     assert "generate_seconds" not in late.fields()
 
 
@@ -181,7 +184,7 @@ async def test_a_check_that_breaks_is_a_dependency_that_is_down_and_the_others_a
         return True
 
     async with watched_dependencies(registry, {"milvus": broken, "model_service": well}, every_seconds=0):
-        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(asked.wait(), 60)
         assert registry.get_sample_value("pharos_dependency_up", {"dependency": "milvus"}) == 0
         assert registry.get_sample_value("pharos_dependency_up", {"dependency": "model_service"}) == 1
 

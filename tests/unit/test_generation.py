@@ -27,6 +27,7 @@ from app_llm.generator import BatchedGenerator
 from app_llm.settings import Settings
 from app_llm.simulated import SimulatedEngine
 from contracts.types import Delta, Frame, Prompt, PromptProblem, Sampling, Usage
+from tests.unit.timers import Timers
 
 LIMITS = BatchLimits(batch_items=8, queue_items=64)
 
@@ -106,11 +107,15 @@ async def test_a_caller_that_leaves_while_submitting_leaves_nothing_behind(turns
 
 
 async def test_a_slow_reader_gets_one_merged_delta() -> None:
-    async with GenerationPool(engine(), LIMITS) as pool:
-        stream = (await pool.open(prompt("p", max_tokens=20))).value
-        await asyncio.sleep(0.5)  # a reader that is slower than 20 tokens of a millisecond
+    told = Told()
+    async with GenerationPool(told, LIMITS) as pool:
+        stream = (await pool.open(prompt("p"))).value
+        for _ in range(19):
+            told.say(Delta("p", "word ", 1))
+        told.say(end("p"))
+        await told.over.wait()
         delta = await stream.read()
-    assert (delta.tokens, delta.finish_reason) == (20, "length")
+    assert (delta.text.split(), delta.tokens, delta.finish_reason) == (["word"] * 20, 20, "stop")
 
 
 async def test_a_stream_that_breaks_off_is_an_error_after_what_came() -> None:
@@ -198,12 +203,13 @@ async def turns(count: int = 20) -> None:
 # Deadlines
 
 
-async def test_a_stream_whose_time_runs_out_ends_with_that_and_is_aborted() -> None:
+async def test_a_stream_whose_time_runs_out_ends_with_that_and_is_aborted(timers: Timers) -> None:
     told = Told()
     async with GenerationPool(told, LIMITS) as pool:
-        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 0.02))).value
+        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 60))).value
         told.say(Delta("p", "word", 1))
         assert (await stream.read()).tokens == 1
+        timers.pass_by(60)
         with pytest.raises(DeadlineExceeded):
             await stream.read()
         await turns()
@@ -213,12 +219,14 @@ async def test_a_stream_whose_time_runs_out_ends_with_that_and_is_aborted() -> N
         assert told.aborted == [["p"]]
 
 
-async def test_a_reader_that_looks_late_still_learns_that_the_time_ran_out() -> None:
+async def test_a_reader_that_looks_late_still_learns_that_the_time_ran_out(timers: Timers) -> None:
     """By then the abort's own end has come."""
     told = Told()
     async with GenerationPool(told, LIMITS) as pool:
-        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 0.01))).value
+        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 60))).value
         told.say(Delta("p", "word", 1))
+        await turns()
+        timers.pass_by(60)
         await told.over.wait()
         await turns()
         delta = await stream.read()
@@ -248,13 +256,14 @@ async def test_a_deadline_that_passes_in_the_queue_costs_the_model_service_nothi
     assert told.batches == []
 
 
-async def test_a_stream_that_ended_in_time_is_left_alone_when_the_deadline_comes() -> None:
+async def test_a_stream_that_ended_in_time_is_left_alone_when_the_deadline_comes(timers: Timers) -> None:
     told = Told()
     async with GenerationPool(told, LIMITS) as pool:
-        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 0.01))).value
+        stream = (await pool.open(prompt("p"), Terms(deadline=time.monotonic() + 60))).value
         told.say(end("p"))
         await turns()
-        await asyncio.sleep(0.02)
+        timers.pass_by(60)
+        await turns()
         assert (await stream.read()).finish_reason == "stop"
         assert told.aborted == []
 
@@ -323,11 +332,12 @@ async def test_a_model_service_that_is_down_when_a_caller_leaves_is_no_error() -
 
 
 BUDGET = 1000
-"""Tokens a minute: 17 flow in each second, which `charged` must not notice."""
+"""Tokens a minute."""
 
 
 def with_quota() -> tuple[Quota, Terms]:
-    quota = Quota("team", ApiKey(key=SecretStr("a-secret-key"), tokens_per_minute=BUDGET))
+    """No time passes for it, so that nothing flows in."""
+    quota = Quota("team", ApiKey(key=SecretStr("a-secret-key"), tokens_per_minute=BUDGET), lambda: 0.0)
     return quota, Terms(quota=quota)
 
 
@@ -345,7 +355,7 @@ RESERVED = 502
 
 
 def about(tokens: int) -> object:
-    return pytest.approx(tokens, abs=8)
+    return pytest.approx(tokens, abs=0.001)
 
 
 async def test_a_stream_costs_its_reservation_while_it_runs_and_what_it_used_in_the_end() -> None:

@@ -16,6 +16,7 @@ from app_llm.generator import Accepted, BatchedGenerator, Piece
 from contracts.types import Delta, Prompt
 from observability.context import current
 from observability.log_lines import capture
+from tests.unit.timers import Timers
 
 
 class HandEngine:
@@ -116,12 +117,13 @@ async def test_time_that_runs_out_while_the_prompt_waits_in_the_engine_ends_it()
     assert generator.held == 0
 
 
-async def test_time_that_runs_out_mid_stream_ends_it_after_what_was_said_and_frees_its_slot() -> None:
+async def test_time_that_runs_out_mid_stream_ends_it_after_what_was_said_and_frees_its_slot(timers: Timers) -> None:
     engine = HandEngine()
     generator = BatchedGenerator(engine, prompts_max=8)
-    found = reading(generator, [prompt("late", 0.02), prompt("goes-on")])
+    found = reading(generator, [prompt("late", 60), prompt("goes-on")])
     await turns()
     assert engine.running == {"late", "goes-on"}
+    timers.pass_by(60)
     await engine.freed.wait()
     assert engine.running == {"goes-on"}
     engine.let_go("goes-on")
@@ -132,18 +134,19 @@ async def test_time_that_runs_out_mid_stream_ends_it_after_what_was_said_and_fre
     assert generator.held == 0
 
 
-async def test_a_deadline_that_is_met_changes_nothing() -> None:
+async def test_a_deadline_that_is_met_changes_nothing(timers: Timers) -> None:
     engine = HandEngine()
     generator = BatchedGenerator(engine, prompts_max=8)
-    found = reading(generator, [prompt("p", 0.02)])
+    found = reading(generator, [prompt("p", 60)])
     await turns()
     engine.let_go("p")
     assert (await found)["p"][-1].finish_reason == "stop"
-    await asyncio.sleep(0.03)  # its deadline comes and goes
+    timers.pass_by(60)
+    await turns()
     assert generator.held == 0
 
 
-async def test_who_would_wait_longer_than_there_is_time_is_refused_by_the_measured_rate() -> None:
+async def test_who_would_wait_longer_than_there_is_time_is_refused_by_the_measured_rate(timers: Timers) -> None:
     engine = HandEngine(at_once=1)
     generator = BatchedGenerator(engine, prompts_max=64)
     first = reading(generator, [prompt("p0"), prompt("p1")])
@@ -155,8 +158,10 @@ async def test_who_would_wait_longer_than_there_is_time_is_refused_by_the_measur
     waiting = reading(generator, [prompt(f"w{i}") for i in range(5)])
     await turns()
     # Five wait, at 20 ms each or more.
-    found = await reading(generator, [prompt("hopeless", 0.05)])
-    assert "It would wait" in refused_as_late(found["hopeless"])
+    hopeless = reading(generator, [prompt("hopeless", 0.05)])
+    await turns()
+    timers.pass_by(1)  # for one that was let in
+    assert "It would wait" in refused_as_late((await hopeless)["hopeless"])
     hopeful = reading(generator, [prompt("hopeful", 60)])
     for name in ["p1", *(f"w{i}" for i in range(5)), "hopeful"]:
         engine.let_go(name)
@@ -164,7 +169,7 @@ async def test_who_would_wait_longer_than_there_is_time_is_refused_by_the_measur
     await asyncio.gather(first, waiting)
     assert "hopeless" not in engine.accepted
     # Nobody waits now, so nobody is refused however little time there is.
-    engine.let_go("again")
+    engine.let_go("again")  # by `timers` its deadline does not come before that
     assert (await reading(generator, [prompt("again", 0.05)]))["again"][-1].finish_reason == "stop"
     assert generator.held == 0
 

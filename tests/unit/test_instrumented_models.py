@@ -20,6 +20,7 @@ from contracts import telemetry
 from contracts.telemetry import Metric
 from contracts.types import Delta, Encoding, Prompt, Sampling
 from tests.support.scraping import faults
+from tests.unit.timers import Timers
 
 NEVER = 3600.0
 ANSWER_TOKENS = 5
@@ -89,12 +90,17 @@ async def test_each_way_to_end_has_its_reason() -> None:
     assert service.value(telemetry.PROMPTS_HELD) == 0
 
 
-async def test_prompts_that_fail_or_run_out_of_time() -> None:
+async def test_prompts_that_fail_or_run_out_of_time(timers: Timers) -> None:
     failing = Service(simulated_failure_rate=1)
     await run(failing, prompts(3))
     assert failing.ended == {"error": 3}
     late = Service(simulated_token_seconds=NEVER)
-    await run(late, prompts(2, timeout_seconds=0.01))
+    running = asyncio.create_task(run(late, prompts(2, timeout_seconds=60)))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert late.value(telemetry.LLM_TOKENS) == 2
+    timers.pass_by(60)
+    await running
     assert late.ended == {"timeout": 2}
     assert late.value(telemetry.LLM_TOKENS) == 2
     assert (failing.value(telemetry.PROMPTS_HELD), late.value(telemetry.PROMPTS_HELD)) == (0, 0)

@@ -19,7 +19,8 @@ from app.telemetry.middleware import Observed
 from app.telemetry.record import current_record
 from contracts.problems import PROBLEM
 from observability.settings import TelemetrySettings
-from observability.tracing import start_tracing
+from observability.span_export import Exporting
+from observability.tracing import Tracing
 from tests.support.otlp_server import otlp_server
 
 
@@ -131,7 +132,8 @@ async def test_what_a_requests_span_says() -> None:
 
     with otlp_server() as backend:
         settings = TelemetrySettings(_env_file=None, traces_endpoint=backend.endpoint)
-        async with start_tracing("app", settings, "1.2.3") as tracing:
+        # In the end it waits for a busy machine longer than a service would.
+        async with Tracing(Exporting("app", settings, "1.2.3", shutdown_seconds=60)) as tracing:
             observed = Observed(answer, Metrics(CollectorRegistry()), tracing, ["/ask"])
             scope = {"type": "http", "method": "POST", "path": "/ask", "headers": [], "state": {"request_id": "mine"}}
             await observed(scope, nothing_more, heard)

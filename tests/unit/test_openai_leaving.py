@@ -106,7 +106,7 @@ async def post(encoder: Encoder, path: str, body: object, left: asyncio.Event) -
         "headers": [(b"content-type", b"application/json")],
     }
     async with app.router.lifespan_context(app):
-        await asyncio.wait_for(app(scope, receive, send), 5)
+        await asyncio.wait_for(app(scope, receive, send), 60)
     body_sent = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), body_sent
 
@@ -114,7 +114,7 @@ async def post(encoder: Encoder, path: str, body: object, left: asyncio.Event) -
 async def test_a_client_that_leaves_stops_its_encoding() -> None:
     encoder, left = EndlessEncoder(), asyncio.Event()
     asking = asyncio.create_task(post(encoder, "/v1/embeddings", {"model": "encoder", "input": "a"}, left))
-    await asyncio.wait_for(encoder.began.wait(), 5)
+    await asyncio.wait_for(encoder.began.wait(), 60)
     assert not encoder.cancelled.is_set()
     left.set()
     status, _, _ = await asking
@@ -127,11 +127,11 @@ async def test_a_client_that_leaves_stops_the_encoding_of_its_question(stream: b
     encoder, left = EndlessEncoder(), asyncio.Event()
     body = {"model": "documents", "messages": [{"role": "user", "content": "Who won?"}], "stream": stream}
     asking = asyncio.create_task(post(encoder, "/v1/chat/completions", body, left))
-    await asyncio.wait_for(encoder.began.wait(), 5)
+    await asyncio.wait_for(encoder.began.wait(), 60)
     left.set()
     status, _, _ = await asking
     assert status == 499
-    await asyncio.wait_for(encoder.cancelled.wait(), 5)
+    await asyncio.wait_for(encoder.cancelled.wait(), 60)
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,18 @@ async def test_one_that_drains_gets_nothing_and_is_not_punished() -> None:
 async def test_silence_ejects_and_the_answer_brings_back() -> None:
     fleet = Fleet("a", probe_seconds=0.001)
     service = fleet.services["a"]
+    heard: list[tuple[State, int]] = []
+    # At each change, since it is asked again and again: a look afterwards may come a question too late.
+    fleet.replicas.on_change(lambda: heard.append((fleet["a"].state, fleet["a"].silences)))
     async with fleet.replicas as replicas:
         service.silent = DOWN
         while fleet["a"].state is State.READY:
             await service.probe()
-        assert fleet["a"].silences == 3
         service.silent = None
         while fleet["a"].state is not State.READY:
             await service.probe()
-        assert (fleet["a"].silences, replicas.epoch) == (0, 2)
+        assert heard == [(State.READY, 0), (State.EJECTED, 3), (State.READY, 0)]
+        assert replicas.epoch == 2
 
 
 async def test_one_that_says_it_is_well_and_fails_what_it_is_given_is_not_believed() -> None:
@@ -162,7 +165,7 @@ async def test_each_ejection_is_longer_than_the_last_until_something_has_succeed
             await fleet.services["a"].probe()
         before = time.monotonic()
         replicas.failed(fleet["a"], DOWN)
-        assert fleet["a"].ejected_until >= before
+        assert before <= fleet["a"].ejected_until <= time.monotonic() + EJECTED_SECONDS_MAX
         return fleet["a"].ejected_until - before
 
     async with fleet.replicas as replicas:
@@ -173,7 +176,7 @@ async def test_each_ejection_is_longer_than_the_last_until_something_has_succeed
         assert fleet["a"].ejections == 1
         fleet["a"].ejections = 60
         fleet["a"].state = State.READY
-        assert EJECTED_SECONDS_MAX <= await pause() < EJECTED_SECONDS_MAX + 1
+        assert await pause() >= EJECTED_SECONDS_MAX
 
 
 async def test_an_ejected_one_is_not_back_before_its_time() -> None:

@@ -32,10 +32,9 @@ async def service(**settings: object) -> AsyncIterator[FastAPI]:
     quick = {"engine": "simulated", "encoder": "hash", "simulated_first_token_seconds": 0, "simulated_token_seconds": 0}
     app = create_app(Settings(**{**quick, **settings}), Gate())  # type: ignore[arg-type]
     async with app.router.lifespan_context(app):
-        for _ in range(10_000):
-            if (await ask(app, "GET", "/readyz")).status == 200:
-                break
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(300):  # to import torch and load a model, on a machine with other things to do
+            while (await ask(app, "GET", "/readyz")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         yield app
 
 

@@ -166,7 +166,7 @@ async def test_prompts_beyond_the_sequences_wait_for_a_slot_and_closing_frees_it
         await asyncio.sleep(0)
     assert not waiting.done()
     await first.aclose()
-    assert len(await asyncio.wait_for(waiting, 5)) == 8
+    assert len(await asyncio.wait_for(waiting, 60)) == 8
 
 
 TEXTS = st.lists(st.text(max_size=40), max_size=6)

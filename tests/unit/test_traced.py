@@ -18,7 +18,8 @@ from contracts.types import Prompt
 from observability.context import current
 from observability.log_lines import capture
 from observability.settings import OFF, TelemetrySettings
-from observability.tracing import Tracing, start_tracing
+from observability.span_export import Exporting
+from observability.tracing import Tracing
 from tests.support.otlp_server import OtlpServer, otlp_server
 
 PARENT = f"00-{'1' * 32}-{'a' * 16}-01"
@@ -45,7 +46,8 @@ def backend() -> Iterator[OtlpServer]:
 @pytest.fixture
 async def tracing(backend: OtlpServer) -> AsyncIterator[Tracing]:
     settings = TelemetrySettings(_env_file=None, traces_endpoint=backend.endpoint)
-    async with start_tracing("app_llm", settings, "1.2.3") as started:
+    # In the end it waits for a busy machine longer than a service would.
+    async with Tracing(Exporting("app_llm", settings, "1.2.3", shutdown_seconds=60)) as started:
         yield started
 
 

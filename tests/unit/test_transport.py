@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from app.adapters.transport import BODY_TIMEOUT, UNREAD_BYTES_MAX, HttptoolsTran
 
 SHORT = 0.02
 """A timeout that is meant to run out, in seconds."""
+ENOUGH = 2.5
+"""One that is not meant to, though longer than that is waited afterwards: a machine may stand still for a while."""
 LONG = 30.0
 """One that is not."""
 
@@ -339,12 +342,13 @@ async def test_bytes_that_nobody_asked_for_are_not_the_next_answer() -> None:
 
 
 async def test_nobody_listening_is_a_connect_error() -> None:
-    async with serving(answer_everything) as (server, _):
-        url = server.url
-    async with httpx.AsyncClient(transport=HttptoolsTransport(1)) as client:
-        for _ in range(3):  # the permit comes back each time
-            with pytest.raises(httpx.ConnectError):
-                await client.get(url)
+    with socket.socket() as taken:  # so that nobody else can listen there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        async with httpx.AsyncClient(transport=HttptoolsTransport(1)) as client:
+            for _ in range(3):  # the permit comes back each time
+                with pytest.raises(httpx.ConnectError):
+                    await client.get(url)
 
 
 # What is late
@@ -357,10 +361,11 @@ async def silent(connection: Connection) -> None:
 
 async def test_silence_before_the_answer_is_a_read_timeout() -> None:
     async with serving(silent, connections=1) as (server, client):
-        for attempt in range(3):
+        for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
                 await client.get("/", **quick())  # type: ignore[arg-type]
-            await server.connections[attempt].over.wait()
+            connection = await server.asked.get()  # which may be after the client has given up
+            await connection.over.wait()
 
 
 @pytest.mark.parametrize(("head", "body"), [(SHORT, None), (LONG, SHORT)])
@@ -373,19 +378,20 @@ async def test_silence_within_the_body_is_a_read_timeout(head: float, body: floa
     async with serving(talk) as (server, client):
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/", **quick(head, body))  # type: ignore[arg-type]
-        await server.connections[0].over.wait()
+        connection = await server.asked.get()
+        await connection.over.wait()
 
 
 async def test_a_body_may_be_silent_for_longer_than_its_head() -> None:
     async def talk(connection: Connection) -> None:
         await connection.request()
         await connection.say(CHUNKED + chunk(b"a"))
-        await asyncio.sleep(3 * SHORT)
+        await asyncio.sleep(1.2 * ENOUGH)
         await connection.say(chunk(b"b") + b"0\r\n\r\n")
         await connection.until_client_leaves()
 
     async with serving(talk) as (_, client):
-        assert (await client.get("/", **quick(SHORT, LONG))).content == b"ab"  # type: ignore[arg-type]
+        assert (await client.get("/", **quick(ENOUGH, LONG))).content == b"ab"  # type: ignore[arg-type]
 
 
 async def test_only_silence_counts_not_the_length_of_the_answer() -> None:
@@ -393,13 +399,13 @@ async def test_only_silence_counts_not_the_length_of_the_answer() -> None:
         await connection.request()
         await connection.say(CHUNKED)
         for _ in range(10):
-            await asyncio.sleep(SHORT)
+            await asyncio.sleep(0.13 * ENOUGH)
             await connection.say(chunk(b"a"))
         await connection.say(b"0\r\n\r\n")
         await connection.until_client_leaves()
 
     async with serving(talk) as (_, client):
-        assert (await client.get("/", **quick(8 * SHORT))).content == b"a" * 10  # type: ignore[arg-type]
+        assert (await client.get("/", **quick(ENOUGH))).content == b"a" * 10  # type: ignore[arg-type]
 
 
 async def test_a_timeout_of_one_answer_does_not_end_the_next_one() -> None:
@@ -407,12 +413,12 @@ async def test_a_timeout_of_one_answer_does_not_end_the_next_one() -> None:
         await connection.request()
         await connection.say(sized(b"quick"))
         await connection.request()
-        await asyncio.sleep(3 * SHORT)
+        await asyncio.sleep(1.2 * ENOUGH)
         await connection.say(sized(b"slow"))
         await connection.until_client_leaves()
 
     async with serving(talk) as (server, client):
-        assert (await client.get("/", **quick(SHORT))).content == b"quick"  # type: ignore[arg-type]
+        assert (await client.get("/", **quick(ENOUGH))).content == b"quick"  # type: ignore[arg-type]
         assert (await client.get("/", **quick(LONG))).content == b"slow"  # type: ignore[arg-type]
         assert len(server.connections) == 1
 
@@ -493,6 +499,7 @@ async def test_closing_ends_what_runs_and_what_is_kept_alive() -> None:
 async def test_a_slow_reader_slows_the_server_down() -> None:
     total = 40 * UNREAD_BYTES_MAX
     sent = 0
+    all_sent = asyncio.Event()
 
     async def talk(connection: Connection) -> None:
         nonlocal sent
@@ -501,6 +508,7 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
         while sent < total:
             await connection.say(b"x" * 65_536)
             sent += 65_536
+        all_sent.set()
         await connection.until_client_leaves()
 
     async with serving(talk) as (_, client), client.stream("GET", "/") as response:
@@ -513,6 +521,7 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
         read = 0
         async for part in response.aiter_raw():
             read += len(part)
+        await all_sent.wait()  # the last of it may be read before the server knows that it is sent
         assert (read, sent) == (total, total)
 
 
