@@ -39,6 +39,7 @@ class Watch:
 
     url: str
     seen: list[tuple[float, int]] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
     empty: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -48,6 +49,7 @@ class Watch:
             connection.request("GET", "/readyz")
             held = json.loads(connection.getresponse().read())["prompts_held"]
             self.seen.append((time.monotonic(), held))
+            self.begun.set()
             if not held:
                 self.empty.set()
             time.sleep(PAUSE_SECONDS)
@@ -64,7 +66,7 @@ async def burst(gateway: str, model_service: str, clients: int) -> list[float]:
     thread = threading.Thread(target=watch.run)
     thread.start()
     try:
-        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(watch.begun.wait, 30)
         assert watch.seen[-1][1] == clients, watch.seen[-1]
         left: list[float] = []
         for writer in streams:

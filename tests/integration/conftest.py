@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import asking, processes
 from tests.support.processes import Service
-from tests.support.stack import MIN_SCORE, SAMPLE, SLOTS, Stack
+from tests.support.stack import ENDLESS, MIN_SCORE, SAMPLE, SLOTS, Stack
 from tests.support.vitals import settled, vitals
 
 
@@ -43,21 +43,24 @@ def http(gateway: Service) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two replicas of four slots each, a gateway and Milvus of the fault tests' own, which they leave as they found
-    them. Replicas take 0.2 s to the first token and 0.05 s a token; the gateway loses its patience soon."""
+    them. Replicas take 0.2 s to the first token and 0.05 s a token; the gateway loses its patience soon, but not while
+    the machine stalls for a second or two, and lets everybody into its queues, however slowly earlier tests drained
+    them."""
     stack = Stack(
         tmp_path_factory.mktemp("stack"),
         replica={
             "simulated_first_token_seconds": 0.2,
             "simulated_token_seconds": 0.05,
-            "simulated_answer_tokens": 100,
+            "simulated_answer_tokens": ENDLESS,
             "simulated_sequences": SLOTS,
         },
         gateway={
             "replica_probe_seconds": 0.2,
-            "model_call_timeout_seconds": 1,
-            "model_read_timeout_seconds": 8,
-            "milvus_timeout_seconds": 1,
-            "body_timeout_seconds": 1,
+            "model_call_timeout_seconds": 4,
+            "model_read_timeout_seconds": 60,
+            "milvus_timeout_seconds": 4,
+            "body_timeout_seconds": 5,
+            "queue_seconds": 3600,
         },
     )
     stack.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -91,7 +92,7 @@ def test_the_same_question_is_answered_once(cached: Service, ann: httpx.Client, 
     assert {name for name, value in timings.items() if value is None} == {
         "expand", "encode", "search", "rerank", "arrange", "prompt", "time_to_first_token", "generate",
     }  # fmt: skip
-    assert 0 < timings["total"] < first["timings"]["total"]
+    assert 0 < timings["total"] != first["timings"]["total"], "its own time"
     assert grew(LOOKUPS, cache="answers") == grew(LOOKUPS, cache="answers", result="exact") == 1
     assert grew("pharos_requests_total", route="/ask", outcome="ok") == 1
     assert grew("pharos_no_first_token_total") == grew("pharos_no_first_token_total", reason="cached") == 1
@@ -201,12 +202,22 @@ def test_a_chat_from_the_documents_shares_them_and_one_with_the_llm_alone_is_not
     assert grew("pharos_generation_tokens_total") == 16
 
 
-def test_a_stream_that_is_left_keeps_nothing(cached: Service, ann: httpx.Client, question: str) -> None:
-    with ann.stream("POST", "/ask", json={"question": question, "stream": True}) as response:
-        for name, _ in asking.events(response):
-            if name == "token":
-                break
-    assert asking.eventually(lambda: not scrape(cached.url).value("pharos_requests_in_flight"))
+def test_a_stream_that_is_left_keeps_nothing(cached: Service, ann: httpx.Client) -> None:
+    def leave(question: str) -> None:
+        body = {"question": question, "stream": True, "max_tokens": 32}
+        with ann.stream("POST", "/ask", json=body) as response:
+            for name, _ in asking.events(response):
+                if name == "token":
+                    break
+
+    # An answer takes a third of a second: where this process stalls as long it has come to its end, and shows nothing.
+    for _ in range(20):
+        question = f"How much did Norvane Foods agree to pay for Bellmarsh Dairy {uuid4().hex}?"
+        grew = growth(cached.url, partial(leave, question))
+        if grew("pharos_requests_total", route="/ask", outcome="cancelled") == 1:
+            break
+    else:
+        raise AssertionError("nobody was seen to leave")
     assert ask(ann, question, max_tokens=32)["cached"] is None
 
 

@@ -47,8 +47,10 @@ def expanding(gateways: Any, simulated: Service) -> Service:
 
 @pytest.fixture(scope="module")
 def slow(logs: Path) -> Iterator[Service]:
-    """Models that take ten seconds for what is to be added to a question."""
-    service = processes.simulated_model_service(logs / "slow-expanding.log", simulated_token_seconds=0.1)
+    """Models that take a hundred seconds for what is to be added to a question: whatever ends earlier was ended."""
+    service = processes.simulated_model_service(
+        logs / "slow-expanding.log", simulated_token_seconds=1, simulated_answer_tokens=100
+    )
     yield service.start()
     service.stop()
 

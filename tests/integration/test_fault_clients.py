@@ -21,11 +21,14 @@ from benchmarks import cancellation
 from tests.support import load
 from tests.support.interposer import Interposer, silence
 from tests.support.processes import Service
-from tests.support.stack import SLOTS, Stack, held, warm
+from tests.support.scraping import scrape
+from tests.support.stack import ENDLESS, SLOTS, Stack, held, warm
 from tests.support.vitals import eventually, no_leak, nothing_held
 
 HEAD = b"POST %b HTTP/1.1\r\nHost: pharos\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
 DRIP_SECONDS = 0.3
+LATE_SECONDS = 15
+"""What a busy machine may add to a limit. A client that was let go on would have 30 s, or for ever."""
 
 T = TypeVar("T")
 
@@ -46,8 +49,8 @@ def address(service: Service) -> tuple[str, int]:
 
 async def drip(service: Service, first: bytes, slowly: bytes) -> tuple[float, bytes]:
     """Send `first`, then `slowly` byte by byte; when the server hung up, in seconds, and what it had said."""
+    started = time.monotonic()  # before the server can have counted
     reader, writer = await asyncio.open_connection(*address(service))
-    started = time.monotonic()
     writer.write(first)
     hearing = asyncio.create_task(heard(reader))
     for i in range(len(slowly)):
@@ -106,7 +109,7 @@ async def test_slow_and_silent_clients_are_cut_off_and_hold_nobody_up(stack: Sta
             asking = asyncio.create_task(keep_asking(gateway, stop))
             idle = min(2000, limit - 500)
             slow, *others = await within(
-                HEADER_SECONDS + 20,
+                HEADER_SECONDS + 60,
                 drip(gateway, HEAD[:-2] % b"/ask", b"x" * 100),
                 drip(replica, HEAD[:-2] % b"/encode", b"x" * 100),
                 drip(gateway, again, again * 3),
@@ -119,8 +122,9 @@ async def test_slow_and_silent_clients_are_cut_off_and_hold_nobody_up(stack: Sta
             stop.set()
             answers = await asking
         assert [answer for answer in answers if not answer.complete] == []
-        assert max(answer.seconds for answer in answers) < 5
-        in_time = HEADER_SECONDS + 5
+        # Behind those who are cut off in the end nobody waits so long.
+        assert max(answer.seconds for answer in answers) < HEADER_SECONDS - 1
+        in_time = HEADER_SECONDS + LATE_SECONDS
         assert HEADER_SECONDS - 1 < slow[0] < in_time
         head, second_head, body, v1_body, replicas_body, idle_gateway, idle_replica = others
         assert head[0] < in_time
@@ -136,7 +140,8 @@ async def test_slow_and_silent_clients_are_cut_off_and_hold_nobody_up(stack: Sta
 def alone(stack: Stack) -> Iterator[Service]:
     """A gateway that knows nothing but the address of the interposer, has patience, and lets one prompt more onto a
     replica than that has slots."""
-    service = stack.another_gateway("alone", urls=[stack.urls[-1]], replica_prompts=SLOTS + 1, milvus_timeout_seconds=5)
+    patience = {"model_call_timeout_seconds": 90, "milvus_timeout_seconds": 90}
+    service = stack.another_gateway("alone", urls=[stack.urls[-1]], replica_prompts=SLOTS + 1, **patience)
     yield service
     service.stop()
 
@@ -144,7 +149,7 @@ def alone(stack: Stack) -> Iterator[Service]:
 def every_kind(http: httpx.AsyncClient, **more: object) -> list[load.Asking]:
     """Requests that are encoded, searched and generated."""
     return [
-        ask(http, stream=stream, max_tokens=100, **more)
+        ask(http, stream=stream, max_tokens=ENDLESS, **more)
         for ask in (load.ask, load.ask_documents)
         for stream in (False, True)
     ]
@@ -158,7 +163,7 @@ async def test_who_leaves_frees_what_was_done_for_them_in_every_phase(stack: Sta
         async with no_leak(alone), load.many(alone.url) as http:
 
             async def left(asked: list[load.Asking], phase: str, reached: Callable[[], bool]) -> None:
-                await eventually(reached, 5, lambda: phase)
+                await eventually(reached, otherwise=lambda: phase)
                 assert not any(asking.task.done() for asking in asked), phase
                 await load.leave(asked)
                 await nothing_held(replica)
@@ -171,16 +176,18 @@ async def test_who_leaves_frees_what_was_done_for_them_in_every_phase(stack: Sta
 
             assert stack.milvus.process is not None
             os.kill(stack.milvus.process.pid, signal.SIGSTOP)
-            sent, generated = interposer.count("/encode"), interposer.count("/generate")
-            await left(every_kind(http), "searching", lambda: interposer.count("/encode") > sent)
-            os.kill(stack.milvus.process.pid, signal.SIGCONT)
+            try:
+                sent, generated = interposer.count("/encode"), interposer.count("/generate")
+                await left(every_kind(http), "searching", lambda: interposer.count("/encode") > sent)
+            finally:
+                os.kill(stack.milvus.process.pid, signal.SIGCONT)
             assert interposer.count("/generate") == generated
 
-            running = [load.chat(http, stream=True, max_tokens=100) for _ in range(SLOTS + 1)]
+            running = [load.chat(http, stream=True, max_tokens=ENDLESS) for _ in range(SLOTS + 1)]
             await eventually(lambda: held(replica) == SLOTS + 1)
             generated = interposer.count("/generate")
             queued = every_kind(http)
-            await asyncio.sleep(0.5)
+            await eventually(lambda: scrape(alone.url).value("pharos_queue_items", kind="generate") == len(queued))
             await load.leave(queued)
             assert interposer.count("/generate") == generated
             assert held(replica) == SLOTS + 1
@@ -204,5 +211,6 @@ async def test_a_burst_of_leaving_clients_frees_their_slots_at_once(tmp_path: Pa
         await asyncio.to_thread(gateway.stop)
         await asyncio.to_thread(models.stop)
     print(f"slots free after {cancellation.summary(seconds)}")
-    # The aim is 0.1 s, which is for benchmarks/cancellation.py to show; here others use the machine too.
-    assert np.percentile(seconds, 99) < 1
+    # The aim is 0.1 s, which is for benchmarks/cancellation.py to show; here others use the machine too. A slot that is
+    # not freed is taken for 100 s.
+    assert np.percentile(seconds, 99) < 10

@@ -6,16 +6,23 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
+from contracts import telemetry
 from tests.support import asking, load
 from tests.support.interposer import Interposer
 from tests.support.processes import Service
-from tests.support.stack import SLOTS, Stack, held
+from tests.support.scraping import scrape
+from tests.support.stack import ENDLESS, QUESTION, SLOTS, Stack, held
 from tests.support.vitals import eventually, no_leak, nothing_held
+
+AT_ONCE_SECONDS = 20.0
+"""An answer that comes at once is here by then, on a machine that stalls, and no other: what is waited for takes 100 s
+(ENDLESS) or until the test lets it end."""
 
 KEYS = {
     "few": {"key": "few-requests", "requests_per_minute": 3},
@@ -31,7 +38,7 @@ def told_to_stop(service: Service) -> None:
 async def ended(service: Service) -> int:
     """Its exit status, once it has one."""
     assert service.process is not None
-    return await asyncio.to_thread(service.process.wait, 20)
+    return await asyncio.to_thread(service.process.wait, 60)
 
 
 def code(answer: load.Answer) -> str:
@@ -45,6 +52,23 @@ def submitted(gateway: Service) -> float:
         return asking.metric(http, "pharos_batch_items_sum", kind="generate")
 
 
+@asynccontextmanager
+async def unfinished(gateway: Service) -> AsyncIterator[None]:
+    """Meanwhile the gateway serves a request whose last byte is still to come, and is answered in the end."""
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        body = json.dumps({"question": QUESTION, "max_tokens": 2}).encode()
+        head = "POST /ask HTTP/1.1\r\nHost: pharos\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+        await eventually(lambda: scrape(gateway.url).value("pharos_requests_in_flight") >= 1)
+        yield
+        writer.write(body[-1:])
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    finally:
+        writer.close()
+
+
 @pytest.fixture
 def another(stack: Stack) -> Iterator[Service]:
     """A gateway to be stopped, that lets four requests in and knows two keys."""
@@ -55,10 +79,11 @@ def another(stack: Stack) -> Iterator[Service]:
 
 
 async def test_a_gateway_told_to_stop_finishes_what_runs_and_refuses_the_rest(stack: Stack) -> None:
-    gateway = stack.another_gateway("stopping", urls=stack.urls[:2])
+    patience = {"body_timeout_seconds": 120, "shutdown_grace_seconds": 120}
+    gateway = stack.another_gateway("stopping", urls=stack.urls[:2], **patience)
     await asyncio.to_thread(gateway.start)
     try:
-        async with load.many(gateway.url) as http:
+        async with load.many(gateway.url) as http, unfinished(gateway):  # so that it drains until all has been seen
             # Twelve prompts for eight slots: some of them are still waiting when the signal comes.
             running = [ask(http, stream=True, max_tokens=30) for ask in (load.ask, load.chat) for _ in range(6)]
             running += [load.ask(http, max_tokens=30), load.chat(http, max_tokens=30)]
@@ -71,15 +96,24 @@ async def test_a_gateway_told_to_stop_finishes_what_runs_and_refuses_the_rest(st
             for answer in await load.answers([load.ask(http), load.chat(http, stream=True), load.embed(http)]):
                 assert (answer.status, code(answer)) == (503, "draining")
                 assert int(answer.headers["retry-after"]) >= 1
-                assert answer.seconds < 1
+                assert answer.seconds < AT_ONCE_SECONDS
             answers = await load.answers(running)
         assert [answer for answer in answers if not answer.complete] == []
-        assert {answer.tokens for answer in answers[:12]} == {30, 32}  # chats say their role first, and why they end
+        assert {answer.words for answer in answers[:12]} == {30}
         assert await ended(gateway) == -signal.SIGTERM  # uvicorn ends by the signal that it has obeyed
         assert "Traceback" not in gateway.log.read_text()
     finally:
         await asyncio.to_thread(gateway.stop)
     await nothing_held(*stack.replicas)
+
+
+def states(gateway: Service, state: str) -> set[str]:
+    """The URLs of the replicas of which the gateway thinks so."""
+    return {
+        sample.labels["replica"]
+        for sample in scrape(gateway.url).samples
+        if sample.name == telemetry.REPLICA_STATE.name and sample.labels["state"] == state and sample.value
+    }
 
 
 @pytest.fixture
@@ -101,15 +135,19 @@ async def test_a_replica_told_to_stop_finishes_what_runs_and_gets_nothing_new(st
         while not interposer.count("/generate"):
             answers = await load.answers([load.chat(http, max_tokens=2) for _ in range(4)])
             assert all(answer.complete for answer in answers)
-        asked = [load.ask(http, stream=True, max_tokens=40) for _ in range(8)]
+        # 8 s each, so that they are seen running, and run on when the signal has come.
+        asked = [load.ask(http, stream=True, max_tokens=160) for _ in range(8)]
         await eventually(lambda: held(leaving) >= 3 and sum(a.answer.tokens > 0 for a in asked) >= 4)
         told_to_stop(leaving)
+        # Its first refusal, or its next word about its readiness, and it is left alone.
+        at_once = [load.chat(http, max_tokens=2), load.ask(http, max_tokens=2), load.embed(http)]
+        await eventually(lambda: states(stack.gateway, "draining") == {leaving.url, stack.urls[-1]})
+        assert all(answer.complete for answer in await load.answers(at_once))
         since = time.monotonic()
-        while time.monotonic() < since + 1.2:
+        for _ in range(7):
             asked += [load.chat(http, max_tokens=2), load.ask(http, max_tokens=2), load.embed(http)]
             await asyncio.sleep(0.1)
-        # From its first refusal, or its next word about its readiness, it is left alone.
-        assert interposer.work_since(since + 0.5) == 0
+        assert interposer.work_since(since) == 0
         answers = await load.answers(asked)
         assert [(answer.status, answer.body) for answer in answers if not answer.complete] == []
         assert await ended(leaving) == -signal.SIGTERM
@@ -139,24 +177,27 @@ async def test_a_deadline_ends_what_it_finds(stack: Stack) -> None:
     async with no_leak(stack.gateway), load.many(stack.gateway.url) as http:
         # Before anything can be done, and while the answer is being made, by /ask and under /v1.
         for seconds in (0.0001, 0.6):
-            asked = [ask(http, within(seconds), max_tokens=60) for ask in (load.ask, load.chat, load.ask_documents)]
+            asked = [
+                ask(http, within(seconds), max_tokens=ENDLESS) for ask in (load.ask, load.chat, load.ask_documents)
+            ]
             for answer in await load.answers(asked):
                 assert (answer.status, code(answer)) == (504, "deadline_exceeded")
-                assert answer.seconds < seconds + 0.5
+                assert answer.seconds < AT_ONCE_SECONDS
                 assert int(answer.headers["retry-after"]) >= 1
-        streams = [ask(http, within(0.8), stream=True, max_tokens=60) for ask in (load.ask, load.chat)]
+        # Time enough for a first token, 0.2 s, on any machine.
+        streams = [ask(http, within(5), stream=True, max_tokens=ENDLESS) for ask in (load.ask, load.chat)]
         for answer in await load.answers(streams):
             assert answer.broken_off
             assert code(answer) == "deadline_exceeded"
         await nothing_held(*stack.replicas)
 
         # Behind full slots: what has no time to wait never gets to a replica.
-        running = [load.chat(http, stream=True, max_tokens=60) for _ in range(2 * SLOTS)]
+        running = [load.chat(http, stream=True, max_tokens=ENDLESS) for _ in range(2 * SLOTS)]
         await eventually(lambda: sum(map(held, stack.replicas)) == 2 * SLOTS)
         sent = submitted(stack.gateway)
         late = await load.answers([load.chat(http, within(0.3), stream=stream) for stream in (True, False) * 4])
         assert {(answer.status, code(answer)) for answer in late} == {(504, "deadline_exceeded")}
-        assert max(answer.seconds for answer in late) < 1
+        assert max(answer.seconds for answer in late) < AT_ONCE_SECONDS
         assert sum(map(held, stack.replicas)) == 2 * SLOTS
         assert submitted(stack.gateway) == sent
         await load.leave(running)
@@ -171,13 +212,16 @@ async def test_overload_and_keys(stack: Stack, another: Service) -> None:
     async with load.many(another.url) as http:
         for answer in await load.answers([load.ask(http), load.chat(http, {"Authorization": "Bearer wrong-key"})]):
             assert answer.status == 401
-        running = [load.chat(http, key("many"), stream=True, max_tokens=40) for _ in range(4)]
+        # 8 s each: the gateway stays full until everybody has been refused.
+        running = [load.chat(http, key("many"), stream=True, max_tokens=160) for _ in range(4)]
         await eventually(lambda: all(a.answer.tokens for a in running))
         refused = await load.answers([ask(http, key("many")) for ask in (load.ask, load.chat, load.embed) * 5])
         assert {(answer.status, code(answer)) for answer in refused} == {(503, "overloaded")}
         assert min(int(answer.headers["retry-after"]) for answer in refused) >= 1
-        assert max(answer.seconds for answer in refused) < 1
+        assert not any(asking_.task.done() for asking_ in running), "everybody was refused before there was room"
         assert all(answer.complete for answer in await load.answers(running))
+        # A client has the end of a stream a little before its place is free.
+        await eventually(lambda: scrape(another.url).value("pharos_requests_in_flight") == 0)
 
         for _ in range(3):
             assert (await load.embed(http, key("few")).task).status == 200

@@ -15,6 +15,8 @@ from tests.support.stack import Stack, held
 from tests.support.vitals import eventually, no_leak, nothing_held
 
 WORK = ("/encode", "/generate", "/models", "/models/generator/tokenizer")
+PATIENCE_SECONDS = 90
+"""A replica that has failed again and again stays away for up to 30 s."""
 JSON = b"Content-Type: application/json"
 NONSENSE = {
     "no HTTP": says(b"\x16\x03\x01 garbage\r\n\r\n\r\n"),
@@ -44,7 +46,7 @@ async def used(stack: Stack, faulty: Interposer) -> None:
     since = time.monotonic()
     async with load.many(stack.gateway.url) as http:
         while not faulty.work_since(since):
-            assert time.monotonic() < since + 15, stack.gateway.tail()
+            assert time.monotonic() < since + PATIENCE_SECONDS, stack.gateway.tail()
             await load.answers([load.embed(http)])
             await asyncio.sleep(0.02)
 
@@ -75,7 +77,8 @@ def mixed(http: httpx.AsyncClient, **more: object) -> list[load.Asking]:
 async def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(stack: Stack) -> None:
     victim, other = stack.replicas
     async with no_leak(stack.gateway), load.many(stack.gateway.url) as http:
-        asked = [load.ask(http, stream=True, max_tokens=24) for _ in range(16)]
+        # 5 s each, so that those on the victim have begun and not ended when it dies.
+        asked = [load.ask(http, stream=True, max_tokens=100) for _ in range(16)]
         await eventually(lambda: held(victim) >= 4 and held(other) >= 4)
         await eventually(lambda: sum(a.answer.tokens > 2 for a in asked) >= 8)
         await asyncio.to_thread(victim.kill)
@@ -85,7 +88,7 @@ async def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(s
         assert 1 <= len(broken) <= 4
         assert all(answer.body["retryable"] for answer in broken)
         whole = [answer for answer in answers if answer not in broken]
-        assert [answer for answer in whole if not answer.complete or answer.tokens != 24] == []
+        assert [answer for answer in whole if not answer.complete or answer.words != 100] == []
         assert len({answer.text for answer in whole}) == 1
 
         with asking.client(victim.url) as counters:
@@ -100,8 +103,9 @@ async def test_a_replica_that_hangs_is_passed_over(stack: Stack, faulty: Interpo
         faulty.misbehave(silence, *WORK, *(["/readyz"] if readiness == "hangs" else []))
         answers = await load.answers([request for _ in range(4) for request in mixed(http)])
         assert [answer.status for answer in answers if not answer.complete] == []
-        # One patience of 1 s for encoding, one for submitting, and a queue behind others who wait for the same.
-        assert max(answer.seconds for answer in answers) < 8
+        # One patience of 4 s for encoding, one for submitting, and a queue behind others who wait for the same; without
+        # it a request would wait for its own time to run out, 120 s.
+        assert max(answer.seconds for answer in answers) < 60
         await ejected(stack, faulty)
         faulty.faults = {}
         await used(stack, faulty)
@@ -153,7 +157,7 @@ def refused(answers: list[load.Answer]) -> None:
         assert problem["code"] in ("model_service_failed", "model_service_down"), problem
 
 
-async def recovered(http: httpx.AsyncClient, seconds: float = 15) -> None:
+async def recovered(http: httpx.AsyncClient, seconds: float = PATIENCE_SECONDS) -> None:
     """It answers again, by itself."""
     deadline = time.monotonic() + seconds
     while not all(answer.complete for answer in await load.answers(mixed(http))):
@@ -183,5 +187,6 @@ async def test_milvus_restarted_under_load(stack: Stack) -> None:
     assert failed
     assert {answer.body["code"] for answer in failed} <= {"store_down", "store_failed"}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in failed)
-    # Encoded, searched (a call has 1 s, behind others that have it too), generated.
-    assert max(answer.seconds for answer in answers) < 5
+    # Encoded, searched (a call has 4 s, behind others that have it too), generated: nobody waits until the whole
+    # time of the request has run out, 120 s.
+    assert max(answer.seconds for answer in answers) < 60

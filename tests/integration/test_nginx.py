@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -25,19 +26,26 @@ from tests.integration.conftest import MIN_SCORE
 from tests.support import asking, processes
 from tests.support.asking import eventually, held
 from tests.support.processes import Service
+from tests.support.scraping import scrape, scrape_at_rest
 
 QUESTION = {"question": "How much did Norvane Foods agree to pay for Bellmarsh Dairy?"}
 TOKEN_SECONDS = 0.1
+TOKENS = 2000
+"""Of an answer that nobody wants shorter: 200 s, so that whatever ends in the time of a test was ended."""
+SLOTS = 4
+AT_ONCE_SECONDS = 20.0
+"""What nginx says by itself is here by then, on a machine that stalls; it would wait 600 s for a gateway."""
 
 
 @pytest.fixture(scope="module")
 def models(logs: Path) -> Iterator[Service]:
-    """An engine that takes 20 s for an answer: whatever ends earlier was ended."""
+    """An engine that may take 200 s for an answer, and makes four at a time."""
     service = processes.simulated_model_service(
         logs / "nginx-models.log",
         simulated_first_token_seconds=0.2,
         simulated_token_seconds=TOKEN_SECONDS,
-        simulated_answer_tokens=200,
+        simulated_answer_tokens=TOKENS,
+        simulated_sequences=SLOTS,
     )
     yield service.start()
     service.stop()
@@ -45,6 +53,7 @@ def models(logs: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def gateways(loaded: str, models: Service, milvus_lite: Service, logs: Path) -> Iterator[list[Service]]:
+    """They let more prompts onto the engine than that makes at a time, and ping often."""
     services = [
         processes.gateway(
             logs / f"nginx-gateway-{number}.log",
@@ -53,6 +62,7 @@ def gateways(loaded: str, models: Service, milvus_lite: Service, logs: Path) -> 
             collection=loaded,
             min_score=MIN_SCORE,
             ping_seconds=0.05,
+            replica_prompts=2 * SLOTS,
         )
         for number in range(2)
     ]
@@ -131,9 +141,13 @@ def upstream() -> Iterator[Upstream]:
 
 
 def asked(gateway: Service) -> float:
-    """How many questions a gateway has answered."""
-    with asking.client(gateway.url) as direct:
-        return asking.metric(direct, "http_requests_total", handler="/ask")
+    """How many questions a gateway has answered. A stream is counted a little after its client has its end."""
+    return scrape(gateway.url).value("http_requests_total", handler="/ask")
+
+
+def asked_at_rest(gateway: Service) -> float:
+    """The same when every stream has been counted."""
+    return scrape_at_rest(gateway.url).value("http_requests_total", handler="/ask")
 
 
 def assert_problem(response: httpx.Response, status: int, code: str, retryable: bool) -> None:
@@ -148,7 +162,7 @@ def assert_problem(response: httpx.Response, status: int, code: str, retryable: 
 
 
 def test_tokens_arrive_one_at_a_time_while_others_are_still_made(http: httpx.Client, models: Service) -> None:
-    body = {**QUESTION, "max_tokens": 20, "stream": True}
+    body = {**QUESTION, "max_tokens": 60, "stream": True}  # 6 s, so that a stall is not all of it
     arrivals: list[float] = []
     held_at_first = 0
     with http.stream("POST", "/ask", json=body, headers={"accept-encoding": "gzip"}) as response:
@@ -165,10 +179,16 @@ def test_tokens_arrive_one_at_a_time_while_others_are_still_made(http: httpx.Cli
     assert arrivals[-1] - arrivals[0] > 10 * TOKEN_SECONDS
 
 
-def test_pings_pass_at_once(http: httpx.Client) -> None:
-    with http.stream("POST", "/ask", json={**QUESTION, "max_tokens": 3, "stream": True}) as response:
-        text = "".join(response.iter_text())
-    assert text.index(": ping\n\n") < text.index("event: token")
+def test_pings_pass_at_once(http: httpx.Client, models: Service) -> None:
+    with ExitStack() as filled:
+        filled.enter_context(asking.no_slot_free(models.url, SLOTS))
+        with http.stream("POST", "/ask", json={**QUESTION, "max_tokens": 3, "stream": True}) as response:
+            lines = response.iter_lines()
+            silent = list(itertools.takewhile(lambda line: line != ": ping", lines))
+            filled.close()  # now there is a place for it
+            rest = list(lines)
+    assert "event: token" not in silent
+    assert "event: token" in rest
 
 
 def test_plain_json_is_compressed_for_those_who_take_it(http: httpx.Client) -> None:
@@ -180,7 +200,7 @@ def test_plain_json_is_compressed_for_those_who_take_it(http: httpx.Client) -> N
 
 
 def test_both_gateways_get_questions(http: httpx.Client, gateways: list[Service]) -> None:
-    before = [asked(gateway) for gateway in gateways]
+    before = [asked_at_rest(gateway) for gateway in gateways]
     for _ in range(6):
         assert http.post("/ask", json={**QUESTION, "max_tokens": 1}).status_code == 200
     after = [asked(gateway) for gateway in gateways]
@@ -189,7 +209,10 @@ def test_both_gateways_get_questions(http: httpx.Client, gateways: list[Service]
 
 
 def test_the_less_busy_gateway_is_asked(nginx: Service, gateways: list[Service]) -> None:
-    with asking.client(nginx.url) as busy, busy.stream("POST", "/ask", json={**QUESTION, "stream": True}) as response:
+    for gateway in gateways:
+        asked_at_rest(gateway)
+    body = {**QUESTION, "max_tokens": TOKENS, "stream": True}
+    with asking.client(nginx.url) as busy, busy.stream("POST", "/ask", json=body) as response:
         chunks = response.iter_raw()
         next(chunks)
         before = [asked(gateway) for gateway in gateways]
@@ -207,7 +230,7 @@ def test_a_client_that_leaves_frees_the_engine(
 ) -> None:
     assert eventually(lambda: held(models.url) == 0)
     host, _, port = nginx.url.removeprefix("http://").partition(":")
-    body = json.dumps({**QUESTION, "stream": stream}).encode()
+    body = json.dumps({**QUESTION, "max_tokens": TOKENS, "stream": stream}).encode()
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
             b"POST /ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
@@ -230,7 +253,7 @@ def test_one_gateway_may_be_killed_and_come_back(http: httpx.Client, gateways: l
         assert http.post("/ask", json={**QUESTION, "max_tokens": 1}).status_code == 200
         return asked(gateways[0]) > 0
 
-    assert eventually(answers_again, seconds=10)
+    assert eventually(answers_again, seconds=60)
 
 
 def test_both_gateways_down_is_a_problem_that_says_when_to_try_again(
@@ -241,21 +264,21 @@ def test_both_gateways_down_is_a_problem_that_says_when_to_try_again(
     for headers in ({}, {"accept": "text/event-stream"}, {"x-request-id": "order-66"}):
         started = time.monotonic()
         response = http.post("/ask", json=QUESTION, headers=headers)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < AT_ONCE_SECONDS
         assert_problem(response, 502, "gateway_down", retryable=True)
         assert headers.get("x-request-id", response.headers["x-request-id"]) == response.headers["x-request-id"]
     assert_problem(http.get("/topics"), 502, "gateway_down", retryable=True)
     assert http.get("/nginx/healthz").text == "ok\n"
     for gateway in gateways:
         gateway.start()
-    assert eventually(lambda: http.get("/readyz").status_code == 200, seconds=10)
+    assert eventually(lambda: http.get("/readyz").status_code == 200, seconds=60)
 
 
 def test_a_gateway_killed_mid_stream_ends_the_stream_visibly(
     http: httpx.Client, gateways: list[Service], models: Service
 ) -> None:
-    before = [asked(gateway) for gateway in gateways]
-    with http.stream("POST", "/ask", json={**QUESTION, "stream": True}) as response:
+    before = [asked_at_rest(gateway) for gateway in gateways]
+    with http.stream("POST", "/ask", json={**QUESTION, "max_tokens": TOKENS, "stream": True}) as response:
         events = asking.events(response)
         assert [next(events)[0] for _ in range(3)] == ["meta", "sources", "token"]
         # The other one answers this, so the one that does not is the one to kill.
@@ -279,7 +302,7 @@ def test_a_post_that_may_have_begun_is_not_sent_again(tmp_path: Path) -> None:
         # A GET may be. (The upstream that dropped the POST is left out for 2 s first.)
         for each in upstreams:
             each.requests.clear()
-        assert eventually(lambda: http.get("/").status_code == 200 and all(each.requests for each in upstreams), 10)
+        assert eventually(lambda: http.get("/").status_code == 200 and all(each.requests for each in upstreams), 60)
         for each in upstreams:
             each.requests.clear()
         assert_problem(http.get("/drop"), 502, "gateway_down", retryable=True)
@@ -374,7 +397,7 @@ def test_websockets_pass(tmp_path: Path) -> None:
                 with websockets.sync.client.connect(url, proxy=None) as client:
                     for message in ("one", b"\x00two"):
                         client.send(message)
-                        assert client.recv(timeout=5) == message
+                        assert client.recv(timeout=60) == message
         finally:
             server.shutdown()
             thread.join()

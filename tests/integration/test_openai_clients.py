@@ -46,8 +46,9 @@ async def test_langchain_chats(gateway: Service, frameworks: Frameworks, model: 
     assert whole.usage_metadata is not None
     assert whole.usage_metadata["output_tokens"] == 6
     assert whole.response_metadata["finish_reason"] == "length"
+    # That they come one by one is shown with a slow engine (test_streaming.py): here a gateway that reads late may have
+    # the whole answer at once.
     chunks = list(chat.stream(QUESTION))
-    assert len(chunks) > 4
     assert "".join(str(chunk.content) for chunk in chunks) == expected
     assert (await chat.ainvoke(QUESTION)).content == expected
     assert "".join([str(chunk.content) async for chunk in chat.astream(QUESTION)]) == expected
@@ -88,7 +89,6 @@ async def test_llama_index_chats(gateway: Service, frameworks: Frameworks, model
     assert (await asyncio.to_thread(llm.chat, messages)).message.content == expected
     assert (await asyncio.to_thread(llm.complete, QUESTION)).text == expected
     pieces = await asyncio.to_thread(lambda: [piece.delta or "" for piece in llm.stream_chat(messages)])
-    assert len(pieces) > 4
     assert "".join(pieces) == expected
     assert (await llm.achat(messages)).message.content == expected
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import httpx
 
+from tests.support.asking import KEPT_SECONDS
 from tests.support.stack import QUESTION
 
 
 def many(url: str) -> httpx.AsyncClient:
     """A client of any number of connections."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_SECONDS)
+    return httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=limits)
 
 
 @dataclass(slots=True)
@@ -35,7 +36,14 @@ class Answer:
 
     @property
     def tokens(self) -> int:
+        """Events with tokens; a chat's first and last chunk count too."""
         return self.names.count("token")
+
+    @property
+    def words(self) -> int:
+        """Of a streamed answer: the tokens of the simulated engine. Where the gateway reads late, two of them come in
+        one event."""
+        return len(self.text.split())
 
     @property
     def complete(self) -> bool:
@@ -118,6 +126,8 @@ async def _events(response: httpx.Response, answer: Answer) -> None:
             answer.names.append(name or ("error" if "error" in data else "token"))
             if name == "token":
                 answer.text += data["text"]
+            elif answer.names[-1] == "token" and data["choices"]:
+                answer.text += data["choices"][0]["delta"].get("content") or ""
             elif answer.names[-1] in ("error", "done"):
                 answer.body = data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -24,11 +25,22 @@ from observability.settings import TelemetrySettings
 ROOT = Path(__file__).parents[2]
 
 
+PORTS = range(22_000, 31_000)
+"""Below those that the kernel gives to connections (on Linux from 32,768 on), and without those of Milvus' parts: else
+a connection of anybody could take a service's port before it listens there, or while it is started again."""
+_draw = random.SystemRandom()  # not what hypothesis seeds: other processes draw too
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on; another one each time."""
+    while True:
+        port = _draw.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Service:

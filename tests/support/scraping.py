@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from contracts import telemetry
 from contracts.telemetry import Metric
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -88,9 +90,20 @@ def scrape_openmetrics(url: str) -> Scrape:
     return Scrape(tuple(sample for family in openmetrics_families(answer.text) for sample in family.samples))
 
 
+def scrape_at_rest(url: str, seconds: float = 30) -> Scrape:
+    """As soon as the gateway at `url` serves no request. A client has the end of a stream some turns of the gateway's
+    loop before that is counted; the request's record is made in the turn in which it is no longer in flight, so that
+    the next scrape sees it."""
+    deadline = time.monotonic() + seconds
+    while in_flight := scrape(url).value(telemetry.REQUESTS_IN_FLIGHT.name):
+        assert time.monotonic() < deadline, f"{in_flight:g} requests are still in flight"
+        time.sleep(0.02)
+    return scrape(url)
+
+
 def growth(url: str, do: Callable[[], object]) -> Callable[..., float]:
-    """By how much a sample grows while `do` runs: `growth(...)(name, **labels)`."""
-    before = scrape(url)
+    """By how much a sample grows while `do` runs, to the end of all it asks: `growth(...)(name, **labels)`."""
+    before = scrape_at_rest(url)
     do()
-    after = scrape(url)
+    after = scrape_at_rest(url)
     return lambda name, **labels: after.value(name, **labels) - before.value(name, **labels)

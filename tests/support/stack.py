@@ -6,8 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-
 from tests.support import asking, processes
 from tests.support.processes import Service
 
@@ -18,6 +16,9 @@ MIN_SCORE = 0.2
 
 SLOTS = 4
 """Prompts that each replica of the fault tests runs at the same time."""
+
+ENDLESS = 2000
+"""Tokens of an answer that no replica of the fault tests ends before a test does: 100 s."""
 
 
 class Stack:
@@ -77,4 +78,4 @@ def warm(gateway: Service) -> None:
 
 def held(replica: Service) -> int:
     """Prompts that a model service holds now."""
-    return int(httpx.get(replica.url + "/readyz", trust_env=False).json()["prompts_held"])
+    return asking.held(replica.url)

@@ -14,7 +14,7 @@ from tests.support import asking
 from tests.support.processes import Service
 from tests.support.stack import held
 
-SETTLE_SECONDS = 12.0
+SETTLE_SECONDS = 60.0
 """uvicorn closes idle connections after 5 s, at both ends of the gateway; the rest is for a busy machine."""
 POOLED = 16
 """Connections to model services and Milvus that may be kept for the next request."""
@@ -76,7 +76,7 @@ async def settled(service: Service, was: Vitals, pooled: int = 0) -> Vitals:
 
 
 async def eventually(
-    condition: Callable[[], bool], seconds: float = 5, otherwise: Callable[[], object] = lambda: "it did not happen"
+    condition: Callable[[], bool], seconds: float = 30, otherwise: Callable[[], object] = lambda: "it did not happen"
 ) -> None:
     """Wait until `condition` holds, without holding up the test's own servers and clients."""
     deadline = time.monotonic() + seconds
@@ -85,6 +85,6 @@ async def eventually(
         await asyncio.sleep(0.05)
 
 
-async def nothing_held(*replicas: Service, seconds: float = 3) -> None:
-    """Every slot and every queue of the model services is empty, within `seconds`."""
+async def nothing_held(*replicas: Service, seconds: float = 30) -> None:
+    """Every slot and every queue of the model services is empty, within `seconds`. What holds them must last longer."""
     await eventually(lambda: not any(map(held, replicas)), seconds, lambda: [held(replica) for replica in replicas])
