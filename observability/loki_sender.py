@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 
 import requests
 import urllib3
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from contracts import telemetry
 from observability.log_lines import Entry, Line, Lines
@@ -61,7 +61,8 @@ class Sender:
     SimpleQueue, both of which are re-entrant. Everything else is done by the sender's own thread, which it starts.
 
     What overflows is the oldest. `put` does not count it, which would take a lock: the sender does, by the numbers of
-    the records that it gets.
+    the records that it gets. At the end whoever calls `stop` counts what is left, perhaps while the sender's own thread
+    does so too, or hears from Loki after all: these two share a lock, and each record is counted by one of them.
     """
 
     def __init__(self, lines: Lines, emitter: LokiPush, registry: CollectorRegistry, limits: Limits = USUAL) -> None:
@@ -92,6 +93,7 @@ class Sender:
         self._overflowed = 0  # so many were counted as lost
         self._full = False  # the queue has been full, so that missing numbers are losses
         self._in_hand = 0
+        self._counting = threading.Lock()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._wake_at = _NEVER
         self._stop_by: float | None = None
@@ -148,20 +150,19 @@ class Sender:
                     break
             except Exception:  # the boundary of the thread: without it nothing would be sent any more
                 log.exception("log records could not be sent")
-                self._drop(REFUSED, self._in_hand)
-            self._in_hand = 0
+                self._settle(self._dropped.labels(REFUSED))
         self._leave()
 
     def _leave(self) -> None:
-        if self._over:
-            return
-        while self._pop() is not None:
-            pass
-        self._count_overflow()
-        if left := self._in_hand:
-            self._drop(SHUTDOWN, left)
+        with self._counting:
+            while self._pop() is not None:
+                pass
+            self._count_overflow()
+            left = 0 if self._over else self._in_hand
+            self._dropped.labels(SHUTDOWN).inc(left)
+            self._over = True
+        if left:
             log.warning("%d log records did not reach Loki before the end", left)
-        self._over = True
 
     def _collect(self) -> bool:
         """Wait for a batch: a full one, or one whose first record has waited long enough. False: there will be none."""
@@ -185,14 +186,17 @@ class Sender:
         batch: list[Line] = []
         size = 0
         while len(batch) < self._limits.batch_records and size < self._limits.batch_bytes:
-            if (entry := self._pop()) is None:
+            with self._counting:
+                entry = self._pop()
+            if entry is None:
                 break
             line = self._lines.line(entry)
             batch.append(line)
             size += len(line.text)
             if len(batch) % _SLICE == 0:
                 time.sleep(0)
-        self._count_overflow()
+        with self._counting:
+            self._count_overflow()
         return batch
 
     def _pop(self) -> Entry | None:
@@ -212,9 +216,16 @@ class Sender:
         `put`. Then one too many is counted, and one too few the next time.
         """
         lost = self._next - self._taken - self._overflowed
-        if self._full and lost > 0:
+        if self._full and lost > 0 and not self._over:
             self._overflowed += lost
-            self._drop(QUEUE_FULL, lost)
+            self._dropped.labels(QUEUE_FULL).inc(lost)
+
+    def _settle(self, counter: Counter) -> None:
+        """What is in hand goes to `counter`; but after the end it has been counted as dropped."""
+        with self._counting:
+            if not self._over:
+                counter.inc(self._in_hand)
+                self._in_hand = 0
 
     def _deliver(self, batch: list[Line]) -> bool:
         """Send `batch`, for as long as it takes. False: the process ends, and Loki is away."""
@@ -228,7 +239,7 @@ class Sender:
                 return False
             if self._overflows_within(wait):
                 # What is in hand is older than what has overflowed.
-                self._drop(QUEUE_FULL, len(batch))
+                self._settle(self._dropped.labels(QUEUE_FULL))
                 return True
         raise AssertionError("unreachable")
 
@@ -243,14 +254,13 @@ class Sender:
             self._say_away(type(exc).__name__)
             return self._backoff(failures)
         if answer.status in (200, 204):
-            if not self._over:  # else it came too late, and counts as dropped
-                self._sent.inc(records)
+            self._settle(self._sent)
             self._say_back()
             return None
         if answer.status in _RETRIED:
             self._say_away(f"status {answer.status}")
             return self._retry_after(answer) or self._backoff(failures)
-        self._drop(REFUSED, records)
+        self._settle(self._dropped.labels(REFUSED))
         self._say_refused(answer, records)
         return None
 
@@ -278,10 +288,6 @@ class Sender:
             if len(self._queue) == self._limits.queue_records and self._queue[0][0] > self._next:
                 return True
         return False
-
-    def _drop(self, reason: str, records: int) -> None:
-        if records and not self._over:
-            self._dropped.labels(reason).inc(records)
 
     # What is said here reaches the console only: the handler takes nothing from this thread.
 

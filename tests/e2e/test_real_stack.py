@@ -80,19 +80,18 @@ def test_leaving_frees_vllms_slot(http: httpx.Client, models: Service) -> None:
             waiting = asking.metric(direct, "vllm:num_requests_waiting")
             return asking.metric(direct, "vllm:num_requests_running") + waiting
 
+        before = asking.metric(direct, "vllm:generation_tokens_total")
         body = {"question": QUESTION, "max_tokens": 512, "stream": True, "temperature": 1.5}
         with http.stream("POST", "/ask", json=body) as response:
             for name, _ in asking.events(response):
                 if name == "token":
                     break
             assert running() == 1
-        deadline = time.monotonic() + 3
-        while running() > 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert asking.eventually(lambda: running() == 0, 60)
         made = asking.metric(direct, "vllm:generation_tokens_total")
         time.sleep(0.5)
-        assert asking.metric(direct, "vllm:generation_tokens_total") == made < 512
+        # Of its 512 tokens, the most were never made.
+        assert asking.metric(direct, "vllm:generation_tokens_total") == made < before + 512
 
 
 def test_the_model_service_alone(models: Service) -> None:
@@ -160,15 +159,12 @@ def test_it_is_not_ready_before_it_has_warmed_up(logs: Path) -> None:
     service = processes.model_service(logs / "warming.log", engine="simulated", simulated_first_token_seconds=3)
     service.start(processes.answers_healthy)
     try:
-        early = httpx.get(service.url + "/readyz", trust_env=False)
+        early = httpx.get(service.url + "/readyz", timeout=60, trust_env=False)
         assert early.status_code == 503
         assert early.headers["retry-after"]
-        refused = httpx.post(service.url + "/encode", json={"texts": ["a"]}, trust_env=False)
+        refused = httpx.post(service.url + "/encode", json={"texts": ["a"]}, timeout=60, trust_env=False)
         assert refused.json()["code"] == "not_ready"
-        deadline = time.monotonic() + 90
-        while httpx.get(service.url + "/readyz", trust_env=False).status_code != 200:
-            assert time.monotonic() < deadline, service.tail()
-            time.sleep(0.2)
+        assert asking.eventually(lambda: processes.answers_ready(service), 300), service.tail()
     finally:
         service.stop()
 
@@ -176,7 +172,7 @@ def test_it_is_not_ready_before_it_has_warmed_up(logs: Path) -> None:
 def test_a_model_that_is_not_there_is_said_in_one_line(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # where there is no network, a minute of retries
     service = processes.model_service(logs / "missing.log", engine="simulated", encoder_model="no/such-model")
-    assert service.run(120) != 0
+    assert service.run(300) != 0
     assert "the models cannot be loaded" in service.tail()
 
 

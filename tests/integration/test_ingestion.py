@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 
 from contracts import collection as schema
-from tests.support import processes
+from tests.support import asking, processes
 from tests.support.processes import Service
 
 ROWS = 600
@@ -39,10 +44,58 @@ def collection() -> str:
     return f"ingest_{uuid4().hex[:8]}"
 
 
-def job(tmp_path: Path, models: Service, milvus: Service, collection: str, *arguments: str) -> Service:
+def job(tmp_path: Path, models: Service | str, milvus: Service, collection: str, *arguments: str) -> Service:
     name = f"job-{uuid4().hex[:6]}.log"
-    options = {"collection": collection, "ingest_batch_passages": 32, "ingest_retry_seconds": 60}
-    return processes.ingestion(tmp_path / name, models.url, milvus.url, *arguments, **options)
+    url = models if isinstance(models, str) else models.url
+    options = {"collection": collection, "ingest_batch_passages": 32, "ingest_retry_seconds": 240}
+    return processes.ingestion(tmp_path / name, url, milvus.url, *arguments, **options)
+
+
+@contextmanager
+def gate(models: Service, calls: int = 4) -> Iterator[tuple[str, threading.Event]]:
+    """The address of a way to the model service, on which so many batches are encoded, and the others when the event is
+    set: until then a job is in the middle of its work, however slow whoever watches it is."""
+    opened = threading.Event()
+    numbers = itertools.count()
+
+    class Gate(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._pass_on(None)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if next(numbers) >= calls:
+                opened.wait()
+            self._pass_on(body)
+
+        def _pass_on(self, body: bytes | None) -> None:
+            headers = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
+            try:
+                answer = httpx.request(
+                    self.command, models.url + self.path, content=body, headers=headers, timeout=60, trust_env=False
+                )
+            except httpx.TransportError:  # it is away; so is this
+                self.close_connection = True
+                return
+            with suppress(OSError):  # whoever asked may have been killed
+                self.send_response(answer.status_code)
+                self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", opened
+        finally:
+            opened.set()
+            server.shutdown()
 
 
 def rows(milvus: Service, collection: str) -> dict[str, str]:
@@ -60,9 +113,10 @@ def rows(milvus: Service, collection: str) -> dict[str, str]:
     return ids
 
 
-def wait_for_rows(milvus: Service, collection: str, at_least: int) -> None:
+def wait_for_rows(running: Service, milvus: Service, collection: str, at_least: int) -> None:
+    assert running.process is not None
     client = MilvusClient(milvus.url, grpc_options=schema.GRPC_OPTIONS)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     try:
         while time.monotonic() < deadline:
             # The job makes the collection, then loads it; only then can it be asked.
@@ -70,6 +124,7 @@ def wait_for_rows(milvus: Service, collection: str, at_least: int) -> None:
                 counted = client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong")
                 if counted and counted[0]["count(*)"] >= at_least:
                     return
+            assert running.process.poll() is None, running.tail()
             time.sleep(0.02)
     finally:
         client.close()
@@ -79,10 +134,11 @@ def wait_for_rows(milvus: Service, collection: str, at_least: int) -> None:
 def test_twice_changes_nothing_and_a_kill_half_way_costs_nothing(
     tmp_path: Path, simulated: Service, milvus: Service, collection: str, dataset: Path
 ) -> None:
-    killed = job(tmp_path, simulated, milvus, collection, "--dataset", str(dataset))
-    killed.start(lambda _: True)
-    wait_for_rows(milvus, collection, 64)
-    killed.kill()
+    with gate(simulated) as (url, _):
+        killed = job(tmp_path, url, milvus, collection, "--dataset", str(dataset))
+        killed.start(lambda _: True)
+        wait_for_rows(killed, milvus, collection, 64)
+        killed.kill()
     half = rows(milvus, collection)
 
     again = job(tmp_path, simulated, milvus, collection, "--dataset", str(dataset))
@@ -116,17 +172,19 @@ def test_it_survives_restarts_of_both_services(
     tmp_path: Path, own: tuple[Service, Service], collection: str, dataset: Path
 ) -> None:
     models, milvus = own
-    running = job(tmp_path, models, milvus, collection, "--dataset", str(dataset))
-    running.start(lambda _: True)
-    wait_for_rows(milvus, collection, 32)
-    models.kill()
-    milvus.kill()
-    time.sleep(1)
-    assert running.process is not None
-    assert running.process.poll() is None, running.tail()
-    milvus.start(processes.listens)
-    models.start()
-    assert running.process.wait(120) == 0, running.tail()
+    with gate(models) as (url, opened):
+        running = job(tmp_path, url, milvus, collection, "--dataset", str(dataset))
+        running.start(lambda _: True)
+        wait_for_rows(running, milvus, collection, 32)
+        models.kill()
+        milvus.kill()
+        opened.set()
+        assert asking.eventually(lambda: "app_llm is away; trying again" in running.tail(), 60), running.tail()
+        assert running.process is not None
+        assert running.process.poll() is None, running.tail()
+        milvus.start(processes.listens)
+        models.start()
+        assert running.process.wait(400) == 0, running.tail()
     assert "is away; trying again" in running.tail()
     assert "INCOMPLETE" not in running.tail()
     assert len(rows(milvus, collection)) > ROWS

@@ -48,7 +48,7 @@ def running(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     service = monitor(tmp_path_factory.mktemp("monitor"), gateway, simulated, milvus_lite, ports)
-    yield service.start(says_where_to_look, seconds=60)
+    yield service.start(says_where_to_look, seconds=180)
     service.stop()
 
 
@@ -62,7 +62,7 @@ def api(running: Service) -> Iterator[Api]:
 
 @pytest.mark.parametrize("job", ["app", "app_llm", "node", "prometheus"])
 def test_what_runs_is_scraped(api: Api, job: str) -> None:
-    assert api.value(f'up{{job="{job}"}}') == 1
+    api.wait_until(f'up{{job="{job}"}} == 1')
 
 
 def test_each_service_gives_its_own_metrics(api: Api, gateway: Service, simulated: Service) -> None:
@@ -88,7 +88,7 @@ def test_it_says_where_to_look_and_pages_are_there(running: Service) -> None:
     pages = re.findall(r"(?:queries|targets|alerts) +(http://\S+)", running.log.read_text())
     assert len(pages) == 3
     for page in pages:
-        answer = httpx.get(page, trust_env=False, follow_redirects=True)
+        answer = httpx.get(page, timeout=60, trust_env=False, follow_redirects=True)
         assert answer.status_code == 200
         assert "Prometheus" in answer.text
 
@@ -98,7 +98,7 @@ def test_a_second_one_is_refused(
 ) -> None:
     assert running.process is not None
     second = monitor(tmp_path, gateway, simulated, milvus_lite, ports)
-    assert second.run(30) == 1
+    assert second.run(180) == 1
     assert f"port {ports['prometheus']} (prometheus) is in use" in second.log.read_text()
 
 
@@ -109,12 +109,17 @@ def test_they_end_together(
     """On Ctrl-C (SIGINT to the manager), and when one of them is killed."""
     ports = {name: processes.free_port() for name in ("prometheus", "alertmanager", "node_exporter")}
     service = monitor(tmp_path, gateway, simulated, milvus_lite, ports)
-    service.start(says_where_to_look, seconds=60)
+    service.start(says_where_to_look, seconds=180)
     assert service.process is not None
-    children = psutil.Process(service.process.pid).children(recursive=True)
-    named = {child.name(): child for child in children}
-    assert {"prometheus", "prometheus-node"} <= {name[:15] for name in named}
-    os.kill(service.process.pid if number is signal.SIGINT else named["prometheus"].pid, number)
-    assert (service.process.wait(30) == 0) == (number is signal.SIGINT)
-    assert eventually(lambda: not any(child.is_running() for child in children))
+    manager = psutil.Process(service.process.pid)
+
+    def named() -> dict[str, psutil.Process]:
+        return {child.name(): child for child in manager.children(recursive=True)}
+
+    # Each begins as a shell.
+    assert eventually(lambda: {"prometheus", "prometheus-node"} <= {name[:15] for name in named()}, 60), named()
+    children = named()
+    os.kill(service.process.pid if number is signal.SIGINT else children["prometheus"].pid, number)
+    assert (service.process.wait(120) == 0) == (number is signal.SIGINT)
+    assert eventually(lambda: not any(child.is_running() for child in children.values()), 60)
     service.stop()

@@ -117,7 +117,7 @@ def test_questions_at_the_same_time_share_calls(reranked: httpx.Client, overlap:
 
 def test_a_trainer_sees_what_the_reranker_would(reranked: httpx.Client) -> None:
     async def mined() -> list[str]:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
             found = await gateway_search(http, str(reranked.base_url).rstrip("/"), 7, "hybrid")(QUESTION)
         return [candidate.text for candidate in found]
 

@@ -92,6 +92,7 @@ class LokiServer:
         self._changed = threading.Condition(self._lock)
         self._port = 0
         self._server: _Server | None = None
+        self._kept: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -99,6 +100,8 @@ class LokiServer:
 
     def start(self) -> LokiServer:
         self._server = _Server(("127.0.0.1", self._port), self)
+        if self._kept is not None:
+            self._kept.close()
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
@@ -108,15 +111,19 @@ class LokiServer:
         if self._server is not None:
             self._server.end()
             self._server = None
+            # Bound without listening: connections are refused, and no one else is given the port.
+            self._kept = _bound(self._port)
 
     def __enter__(self) -> LokiServer:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self._kept is not None:
+            self._kept.close()
 
     def wait_for(self, lines: int = 0, pushes: int = 0, seconds: float = 30) -> None:
-        """Until that many lines have been accepted and that many pushes answered."""
+        """Until that many lines have been accepted and that many pushes taken, whose answers may not have arrived."""
         with self._changed:
             came = self._changed.wait_for(
                 lambda: len(self.lines) >= lines and len(self.pushes) >= pushes, timeout=seconds
@@ -221,6 +228,13 @@ class LokiServer:
         return Line(labels, ns, text, fields, metadata)
 
 
+def _bound(port: int) -> socket.socket:
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the server's port may be bound again beside it
+    kept.bind(("127.0.0.1", port))
+    return kept
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
@@ -250,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.server.connections.add(self.connection)
+        if self.server.ended.is_set():  # it was accepted, and not yet among those that `end` broke off
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
@@ -257,7 +273,11 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length or self.server.ended.is_set():  # broken off
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         say = self.server.loki.take(self.command, self.path, headers, body)
         time.sleep(say.seconds)

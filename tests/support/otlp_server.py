@@ -62,7 +62,7 @@ class OtlpServer:
         (span,) = self.named(name)
         return span
 
-    def wait(self, enough: Callable[[OtlpServer], object], seconds: float = 15) -> None:
+    def wait(self, enough: Callable[[OtlpServer], object], seconds: float = 60) -> None:
         """Returns once `enough` of this server is true; fails with what there is when it never is."""
         deadline = time.monotonic() + seconds
         while not enough(self):

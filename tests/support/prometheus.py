@@ -68,7 +68,7 @@ class Api:
         """All rules, with `health` and `lastError`."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
-    def wait_until(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
+    def wait_until(self, expression: str, seconds: float = 120) -> list[dict[str, Any]]:
         """Wait until an expression has series; these. Fails with the targets when it takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ class Api:
         targets = [(each["labels"], each["health"], each["lastError"]) for each in self.targets()]
         raise AssertionError(f"{expression}: no series after {seconds} s; targets: {targets}")
 
-    def wait_for_scrapes(self, count: int = 2, seconds: float = 60) -> None:
+    def wait_for_scrapes(self, count: int = 2, seconds: float = 180) -> None:
         """Wait until every target that has a fixed address has been scraped, and `count` times more from now on, so
         that `rate()` has a value. Prometheus takes up its targets some 5 s after its start."""
         last: dict[tuple[str, str], str] = {}
@@ -104,7 +104,7 @@ class Api:
             for address in group["targets"]
         ]
 
-    def wait_for_rules(self, seconds: float = 90) -> None:
+    def wait_for_rules(self, seconds: float = 240) -> None:
         """Wait until every rule has been evaluated. Fails for one that cannot be."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -135,7 +135,7 @@ class Prometheus(Api):
         self.service = Service("prometheus", command, f"http://127.0.0.1:{port}", folder / "prometheus.log", {})
 
     def __enter__(self) -> Prometheus:
-        self.service.start(lambda _: self.ready(), seconds=60)
+        self.service.start(lambda _: self.ready(), seconds=180)
         return self
 
     def __exit__(self, *_: object) -> None:
