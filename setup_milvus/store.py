@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pymilvus import MilvusClient
+from pymilvus import CollectionSchema, MilvusClient, MilvusException
+from pymilvus.exceptions import ErrorCode
+from pymilvus.milvus_client.index import IndexParams
 
 from contracts import analysis
 from contracts import collection as schema
@@ -16,6 +18,8 @@ from contracts.filters import day_number, topic_filter
 from contracts.types import CollectionVersion, Vectors
 from setup_milvus.chunking import Chunk
 from setup_milvus.cleaning import cut_bytes
+
+INDEX_TRIES = 3
 
 
 class ManifestMismatch(Exception):
@@ -55,16 +59,9 @@ class PassageWriter:
             for name in (self._collection, self._catalog):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
-        if not self._client.has_collection(self._catalog):
-            self._client.create_collection(
-                self._catalog, schema=schema.catalog_schema(), index_params=schema.catalog_index()
-            )
-        if not self._client.has_collection(self._collection):
-            self._client.create_collection(
-                self._collection,
-                schema=schema.passage_schema(dimension, self._terms_split_by),
-                index_params=schema.passage_index(bm25=self._language is not None),
-            )
+        passages = schema.passage_schema(dimension, self._terms_split_by)
+        self._make(self._catalog, schema.catalog_schema(), schema.catalog_index())
+        self._make(self._collection, passages, schema.passage_index(bm25=self._language is not None))
         self.load()
         wanted = json.dumps(manifest, sort_keys=True)
         rows = self._query(self._catalog, f'key == "{schema.MANIFEST_KEY}"', ["value"])
@@ -75,6 +72,26 @@ class PassageWriter:
             )
         if not rows:
             self._client.upsert(self._catalog, [schema.catalog_row(schema.MANIFEST_KEY, wanted)])
+
+    def _make(self, collection: str, fields: CollectionSchema, indexes: IndexParams) -> None:
+        """Make what is not there: a job may have been killed between a collection and its indexes.
+
+        Milvus Lite 3.2 forgets an index that it makes at the very moment at which another client is the first to ask
+        for the collection. Whoever made it hears so when asking whether it is ready, and makes it again.
+        """
+        if not self._client.has_collection(collection):
+            self._client.create_collection(collection, schema=fields)
+        for tries_left in reversed(range(INDEX_TRIES)):
+            names = self._client.list_indexes(collection)
+            there = {self._client.describe_index(collection, name)["field_name"] for name in names}
+            try:
+                for index in indexes:
+                    if index.field_name not in there:
+                        self._client.create_index(collection, IndexParams([index]))
+                return
+            except MilvusException as exc:
+                if exc.code != ErrorCode.INDEX_NOT_FOUND or not tries_left:
+                    raise
 
     def load(self) -> None:
         """Make both collections searchable; Milvus Lite forgets it when it restarts."""
