@@ -59,10 +59,8 @@ class PassageWriter:
             for name in (self._collection, self._catalog):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
-        passages = schema.passage_schema(dimension, self._terms_split_by)
         self._make(self._catalog, schema.catalog_schema(), schema.catalog_index())
-        self._make(self._collection, passages, schema.passage_index(bm25=self._language is not None))
-        self.load()
+        self._load(self._catalog)
         wanted = json.dumps(manifest, sort_keys=True)
         rows = self._query(self._catalog, f'key == "{schema.MANIFEST_KEY}"', ["value"])
         if rows and rows[0]["value"] != wanted:
@@ -70,6 +68,9 @@ class PassageWriter:
                 f"The collection {self._collection!r} was made with {rows[0]['value']}, not with {wanted}. "
                 "Use --recreate to make it anew, or set PHAROS_COLLECTION to another name."
             )
+        passages = schema.passage_schema(dimension, self._terms_split_by)
+        self._make(self._collection, passages, schema.passage_index(bm25=self._language is not None))
+        self._load(self._collection)
         if not rows:
             self._client.upsert(self._catalog, [schema.catalog_row(schema.MANIFEST_KEY, wanted)])
 
@@ -95,8 +96,11 @@ class PassageWriter:
 
     def load(self) -> None:
         """Make both collections searchable; Milvus Lite forgets it when it restarts."""
-        self._client.load_collection(self._catalog, retry_times=schema.RETRIES)
-        self._client.load_collection(self._collection, retry_times=schema.RETRIES)
+        self._load(self._catalog)
+        self._load(self._collection)
+
+    def _load(self, collection: str) -> None:
+        self._client.load_collection(collection, retry_times=schema.RETRIES)
 
     def add_topics(self, topics: Iterable[str]) -> None:
         """Note that these topics exist; before their first passage is written, so that none is ever missing."""
