@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any
 
 from pymilvus import CollectionSchema, MilvusClient, MilvusException
@@ -27,7 +29,8 @@ class ManifestMismatch(Exception):
 
 
 class PassageWriter:
-    """Blocking, like the job it serves. Every method can be repeated: none adds what is there already.
+    """Blocking, like the job it serves, and for any number of threads. Every method can be repeated: none adds what is
+    there already.
 
     `language` is that of the terms, which are left out on a Milvus that cannot search by them.
 
@@ -39,6 +42,7 @@ class PassageWriter:
         self._collection = collection
         self._catalog = schema.catalog_of(collection)
         version = self._client.get_server_version()
+        self._writing: AbstractContextManager[object] = Lock() if loses_concurrent_writes(version) else nullcontext()
         self._upsert_misplaces_rows = upsert_misplaces_rows(version)
         self._terms_split_by = schema.splits_terms(version)
         self._language = language if self._terms_split_by is not None else None
@@ -106,7 +110,7 @@ class PassageWriter:
         """Note that these topics exist; before their first passage is written, so that none is ever missing."""
         rows = [schema.catalog_row(schema.TOPIC_KEY_PREFIX + topic, "") for topic in sorted(topics)]
         if rows:
-            self._client.upsert(self._catalog, rows, retry_times=schema.RETRIES)
+            self._note(rows)
 
     def present(self, ids: Sequence[str]) -> set[str]:
         """Which of `ids` are stored already."""
@@ -136,11 +140,16 @@ class PassageWriter:
         # Noted before, so that no answer counts as made from all of it while this is under way, and after, so that one
         # that was made meanwhile counts as old, whatever another job has said in between.
         self._note_change()
-        self._replace(rows)
+        with self._writing:
+            self._replace(rows)
         self._note_change()
 
     def _note_change(self) -> None:
-        self._client.upsert(self._catalog, [schema.version_row(changing=True)], retry_times=schema.RETRIES)
+        self._note([schema.version_row(changing=True)])
+
+    def _note(self, rows: list[dict[str, object]]) -> None:
+        with self._writing:
+            self._client.upsert(self._catalog, rows, retry_times=schema.RETRIES)
 
     def _terms(self, chunk: Chunk) -> dict[str, str]:
         if self._language is None:
@@ -163,7 +172,7 @@ class PassageWriter:
         self._client.flush(self._collection, retry_times=schema.RETRIES)
         version = self._version()
         if version is None or version.changing:
-            self._client.upsert(self._catalog, [schema.version_row(changing=False)], retry_times=schema.RETRIES)
+            self._note([schema.version_row(changing=False)])
         self._client.flush(self._catalog, retry_times=schema.RETRIES)
 
     def _version(self) -> CollectionVersion | None:
@@ -184,6 +193,13 @@ class PassageWriter:
                 collection, filter=filter, output_fields=fields, consistency_level="Strong", retry_times=schema.RETRIES
             )
         )
+
+
+def loses_concurrent_writes(server_version: str) -> bool:
+    """Milvus Lite (3.2) has no lock around its write-ahead log: of two first writes at the same time it keeps one,
+    and the other is gone if it is killed before it flushes. Taking turns costs nothing: it writes in one thread's time.
+    """
+    return server_version.startswith("milvus_lite-")
 
 
 def upsert_misplaces_rows(server_version: str) -> bool:

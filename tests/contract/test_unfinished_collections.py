@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from pymilvus import MilvusClient, MilvusException
 from pymilvus.exceptions import ErrorCode
 from pymilvus.milvus_client.index import IndexParams
 
 from contracts import collection as schema
+from setup_milvus.chunking import Chunk
+from setup_milvus.datasets import Document
 from setup_milvus.store import INDEX_TRIES, PassageWriter
+from tests.support import processes
 from tests.support.processes import Service
+
+THREADS = 8
 
 
 @pytest.fixture
@@ -81,3 +90,31 @@ def test_an_index_that_was_forgotten_is_made_again(
         with pytest.raises(MilvusException, match="no index on collection"):
             writer.prepare(4, {"made": "for a test"}, recreate=False)
         assert len(calls) == INDEX_TRIES
+
+
+def test_milvus_lite_keeps_all_that_was_written_when_it_is_killed(tmp_path: Path, collection: str) -> None:
+    """Also the first batches, which come from several threads."""
+    milvus = processes.milvus_lite(tmp_path / "milvus", tmp_path / "milvus.log")
+    milvus.start(processes.listens)
+    try:
+        writer = PassageWriter(milvus.url, "", collection)
+        writer.prepare(4, {"made": "for a test"}, recreate=False)
+        document = Document("d", "title", "", "business", "", "", "", {})
+        batches = [
+            [Chunk(f"p{batch}-{i}", document, i, 32, f"words {i}", "") for i in range(32)] for batch in range(THREADS)
+        ]
+        together = threading.Barrier(THREADS)
+
+        def write(chunks: list[Chunk]) -> None:
+            together.wait()
+            writer.write(chunks, np.ones((len(chunks), 4), dtype=np.float32))
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(write, batches))
+        milvus.kill()
+        milvus.start(processes.listens)
+        writer.load()
+        assert writer.count() == sum(map(len, batches))
+        writer.close()
+    finally:
+        milvus.stop()
