@@ -76,7 +76,7 @@ class PassageWriter:
         self._make(self._collection, passages, schema.passage_index(bm25=self._language is not None))
         self._load(self._collection)
         if not rows:
-            self._client.upsert(self._catalog, [schema.catalog_row(schema.MANIFEST_KEY, wanted)])
+            self._note([schema.catalog_row(schema.MANIFEST_KEY, wanted)])
 
     def _make(self, collection: str, fields: CollectionSchema, indexes: IndexParams) -> None:
         """Make what is not there: a job may have been killed between a collection and its indexes.

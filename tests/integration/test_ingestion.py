@@ -7,12 +7,10 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
@@ -20,6 +18,7 @@ from pymilvus.client.types import LoadState
 from contracts import collection as schema
 from tests.support import asking, processes
 from tests.support.processes import Service
+from tests.support.proxy import proxy
 
 ROWS = 600
 TOPICS = ("business", "sports", "science")
@@ -58,44 +57,15 @@ def gate(models: Service, calls: int = 4) -> Iterator[tuple[str, threading.Event
     opened = threading.Event()
     numbers = itertools.count()
 
-    class Gate(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def enter() -> None:
+        if next(numbers) >= calls:
+            opened.wait()
 
-        def do_GET(self) -> None:
-            self._pass_on(None)
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if next(numbers) >= calls:
-                opened.wait()
-            self._pass_on(body)
-
-        def _pass_on(self, body: bytes | None) -> None:
-            headers = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
-            try:
-                answer = httpx.request(
-                    self.command, models.url + self.path, content=body, headers=headers, timeout=60, trust_env=False
-                )
-            except httpx.TransportError:  # it is away; so is this
-                self.close_connection = True
-                return
-            with suppress(OSError):  # whoever asked may have been killed
-                self.send_response(answer.status_code)
-                self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
-                self.send_header("Content-Length", str(len(answer.content)))
-                self.end_headers()
-                self.wfile.write(answer.content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with proxy(models.url, enter) as url:
         try:
-            yield f"http://127.0.0.1:{server.server_port}", opened
+            yield url, opened
         finally:
             opened.set()
-            server.shutdown()
 
 
 def rows(milvus: Service, collection: str) -> dict[str, str]:

@@ -7,11 +7,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -21,6 +19,7 @@ from contracts import telemetry
 from contracts.telemetry import Metric
 from tests.support import asking, processes, scraping
 from tests.support.processes import ROOT, Service
+from tests.support.proxy import proxy
 from tests.support.stack import Stack, warm
 from tests.support.vitals import no_leak, nothing_held
 
@@ -124,40 +123,6 @@ def scrape(port: int, host: str = "127.0.0.1") -> str:
         return ""
 
 
-@contextmanager
-def held_back(url: str) -> Iterator[str]:
-    """A proxy that hands an answer on when it has all of it; its address."""
-
-    class Proxy(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._hand_on(httpx.get(url + self.path, timeout=60, trust_env=False))
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {"Content-Type": self.headers["Content-Type"]}
-            self._hand_on(httpx.post(url + self.path, content=body, headers=headers, timeout=60, trust_env=False))
-
-        def _hand_on(self, answer: httpx.Response) -> None:
-            self.send_response(answer.status_code)
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            # Whoever asked may have left.
-            with suppress(OSError):
-                self.wfile.write(answer.content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-
-
 async def test_a_run_measures_what_the_engine_does_and_leaves_nothing_behind(
     stack: Stack, gateway: Service, tmp_path: Path
 ) -> None:
@@ -257,7 +222,7 @@ def test_refusals_are_no_failures_and_users_wait_as_told(stack: Stack, tmp_path:
 
 def test_a_stream_that_is_held_back_on_the_way_is_a_failure(gateway: Service, tmp_path: Path) -> None:
     options = ["-t", "6s", "--metrics-port", "0", "--max-tokens", "30", "StreamUser"]
-    with held_back(gateway.url) as url, load(tmp_path, url, *options) as process:
+    with proxy(gateway.url) as url, load(tmp_path, url, *options) as process:
         code, said = ended(process)
     assert code == 1, said
     assert "something on the way buffers" in said
